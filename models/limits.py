@@ -1,0 +1,40 @@
+"""The machine's own limit: how many operations a second its matrix products reach at a trunk's shapes.
+
+Measured where the scoring runs, with the same threads and precision, so that a run can say which share of the possible
+it got. A tenth of a second's measurement on a shared machine is worth about 10 %; `jobs.benchmark` measures it well.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.nn import functional
+
+from models.architecture import Architecture, ForeignArchitecture
+from models.forward import DTYPES
+from models.precision import Precision
+
+_ROWS = 2048
+_REPEATS = 8
+
+
+def matmul_flops_per_s(
+    arch: Architecture | ForeignArchitecture, precision: Precision, device: str = "cpu"
+) -> float | None:
+    """Best of some products (2048 x D) @ (D x F) of the trunk's feed-forward; None if its sizes aren't known."""
+    if isinstance(arch, ForeignArchitecture):
+        return None
+    dtype = DTYPES[precision]
+    left = torch.randn(_ROWS, arch.hidden_size, dtype=dtype, device=device)
+    right = torch.randn(arch.intermediate_size, arch.hidden_size, dtype=dtype, device=device)
+    best_s = min(_seconds(left, right) for _ in range(_REPEATS))
+    return 2 * _ROWS * arch.hidden_size * arch.intermediate_size / best_s
+
+
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    began = time.perf_counter()
+    functional.linear(left, right)
+    if left.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
