@@ -1,0 +1,93 @@
+"""The bookkeeping of a set of scores: what fixes it, and what has been done.
+
+`ledger.json` is written by a set's first run and read by all later ones. It binds the set to one input, and it fixes
+what must not change between a run and its resume (unit bounds, token budget, threads), because the same batches on the
+same kind of device are what makes a resumed run write the same bytes. What is done is not in it: the scores are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.store_errors import StoreNotFound
+from jobs.reading.badfiles import BadFile
+from jobs.reading.parts import UnitLimits
+from jobs.score.layout import SetLayout
+
+_BAD_FILES = "bad_files.json"
+
+log = logging.getLogger("verbatim.score")
+
+
+class OtherRunError(ValueError):
+    """The output holds a set of scores that was made from another input."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a set is computed: fixed by its first run."""
+
+    unit_rows: int
+    unit_text_bytes: int
+    token_budget: int
+    threads: int
+
+    @property
+    def limits(self) -> UnitLimits:
+        """The bounds that cut spans into units."""
+        return UnitLimits(rows=self.unit_rows, text_bytes=self.unit_text_bytes)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The contents of `ledger.json`."""
+
+    input: str
+    bundle: str
+    fingerprint: str
+    options: dict[str, Any]
+    execution: Execution
+
+
+def open_ledger(layout: SetLayout, wanted: Ledger, *, write: bool) -> Ledger:
+    """Give the set's ledger: the one that its first run wrote, or `wanted`, which is then written if `write`.
+
+    Raises
+    ------
+    OtherRunError : the set there was made from another input.
+    """
+    path = f"{layout.ledger}/ledger.json"
+    try:
+        found = json.loads(layout.root.read_bytes(path))
+    except StoreNotFound:
+        if write:
+            layout.root.put(path, json.dumps(asdict(wanted), indent=1, ensure_ascii=False).encode())
+        return wanted
+    ledger = Ledger(**{**found, "execution": Execution(**found["execution"])})
+    if ledger.input != wanted.input:
+        raise OtherRunError(
+            f"output {layout.output} holds scores of another input: {ledger.input}, not {wanted.input}. "
+            "Choose another output, or give the input that covers both"
+        )
+    if ledger.execution != wanted.execution:
+        log.info("this set goes on as it was begun, with %s", ledger.execution)
+    return ledger
+
+
+def read_bad_spans(layout: SetLayout) -> dict[str, BadFile]:
+    """Spans that an earlier run found unreadable and rejected whole, by the digest that names them."""
+    try:
+        found = json.loads(layout.root.read_bytes(f"{layout.ledger}/{_BAD_FILES}"))
+    except StoreNotFound:
+        return {}
+    return {span: BadFile(**file) for span, file in found.items()}
+
+
+def write_bad_spans(layout: SetLayout, spans: Mapping[str, BadFile]) -> None:
+    """Remember them, so that a run that has nothing else to do doesn't read them again."""
+    plain = {span: asdict(file) for span, file in sorted(spans.items())}
+    layout.root.put(f"{layout.ledger}/{_BAD_FILES}", json.dumps(plain, indent=1, ensure_ascii=False).encode())

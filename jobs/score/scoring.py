@@ -1,0 +1,76 @@
+"""Second stage, in a pool of actors that hold the model: units of token ids to units of scores, 1:1.
+
+Columns out: `id`, the sentiment head's, `lang`, `num_tokens`, `truncated`, the other heads', then what is passed
+through; one row a scored verbatim, in the order of the corpus.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from jobs.score.recipe import Recipe, worker_bundle
+from jobs.score.wire import ScoredUnit, TokenisedUnit
+from models.heads import SENTIMENT, SENTIMENT_LABELS
+from models.limits import matmul_flops_per_s
+from models.scorer import Scorer
+from models.tokeniser import Tokens
+
+_LEADING = (SENTIMENT, *(f"prob_{label}" for label in SENTIMENT_LABELS))
+
+
+class ScoreUnit:
+    """The actor. Built once from a recipe; called with one unit at a time."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        if recipe.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"pool.num_gpus asks for a GPU, but torch {torch.__version__} sees none on this machine")
+        torch.set_num_threads(recipe.threads)
+        bundle = worker_bundle(recipe.bundle)
+        self._scorer = Scorer(
+            bundle, token_budget=recipe.token_budget, precision=recipe.precision, device=recipe.device
+        )
+        self._limit = matmul_flops_per_s(bundle.spec.architecture, recipe.precision, recipe.device)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Score one unit."""
+        unit = TokenisedUnit.from_block(block)
+        tokens = _tokens(unit.texts)
+        began = time.perf_counter()
+        answers = self._scorer.score(tokens)
+        stats = {
+            "texts": len(tokens),
+            "tokens": tokens.num_tokens,
+            "score_s": time.perf_counter() - began,
+            "flops": self._scorer.flops(tokens),
+            "limit_flops_per_s": self._limit,
+        }
+        scores = join(unit, answers)
+        return ScoredUnit(unit.name, unit.rows_in, unit.rows.num_rows, stats, scores, unit.rejected).to_block()
+
+
+def join(unit: TokenisedUnit, answers: pa.Table) -> pa.Table:
+    """Give every verbatim of the unit the answers for its text."""
+    facts = {
+        "lang": unit.texts["lang"],
+        "num_tokens": unit.texts["ids"].combine_chunks().value_lengths(),
+        "truncated": unit.texts["truncated"],
+    }
+    leading: dict[str, Any] = {name: answers[name] for name in answers.column_names if name in _LEADING}
+    others = {name: answers[name] for name in answers.column_names if name not in _LEADING}
+    by_text = pa.table(leading | facts | others).take(unit.rows["text"])
+    columns = {"id": unit.rows["id"]} | {name: by_text[name] for name in by_text.column_names}
+    kept = [name for name in unit.rows.column_names if name not in ("id", "text")]
+    return pa.table(columns | {name: unit.rows[name] for name in kept})
+
+
+def _tokens(texts: pa.Table) -> Tokens:
+    lists = texts["ids"].combine_chunks()
+    return Tokens(
+        ids=lists.flatten().to_numpy(),
+        lengths=lists.value_lengths().to_numpy(),
+        truncated=texts["truncated"].to_numpy(),
+    )
