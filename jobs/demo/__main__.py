@@ -28,7 +28,8 @@ def main() -> int:
     parser.add_argument("out", nargs="?", type=Path, default=Path("out/demo"))
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("verbatim").setLevel(logging.INFO)  # other libraries speak from warnings up
     out: Path = arguments.out
     write_corpus(out, arguments.rows, SEED)
     manifest = run(demo_settings(out))

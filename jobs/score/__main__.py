@@ -29,7 +29,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="lay over the YAML: pool.max_size=4")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     arguments = parser.parse_intermixed_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("verbatim").setLevel(logging.INFO)  # other libraries speak from warnings up
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         settings = load_config(arguments.config, arguments.overrides, ScoreSettings)
