@@ -8,6 +8,7 @@ written, in any order.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -112,3 +113,5 @@ def _configure() -> None:
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # so that a user reads "disk full", not "UDF failed"
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # One read task gives many units, so more actors than read tasks aren't idle, whatever Ray warns.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
