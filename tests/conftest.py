@@ -13,6 +13,13 @@ from cluster import stores
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are many small things: more threads only fight for cores
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs the S3 server takes seconds."""
+    for item in items:
+        if "s3_endpoint" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """URL of an S3 server that lives as long as the tests."""

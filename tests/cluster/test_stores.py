@@ -19,6 +19,8 @@ from cluster import stores
 from cluster.store_errors import StoreDenied, StoreError, StoreNotFound, StoreUnreachable, translate
 from cluster.stores import Store, open_store
 
+pytestmark = pytest.mark.slow
+
 
 def again(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))  # noqa: S301 - our own bytes

@@ -411,6 +411,7 @@ def test_an_endless_line_is_rejected_and_never_held(tmp_path: Path, name: str, m
     assert faults(part.rejected)[0][2] == "too_long"
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_part_not_the_file(tmp_path: Path) -> None:
     line = b'{"id": %d, "text": "' + b"x" * 1000 + b'"}\n'
     with gzip.open(tmp_path / "x.jsonl.gz", "wb", compresslevel=1) as file:
@@ -447,6 +448,7 @@ def test_a_truncated_file_raises_rather_than_ends(tmp_path: Path, damage: str) -
         list(read_span(span, COLUMNS, UnitLimits()))
 
 
+@pytest.mark.slow
 def test_reading_from_s3_is_reading_from_disk(tmp_path: Path, s3_bucket: str) -> None:
     for format in ("parquet", "jsonl", "csv"):
         local = tmp_path / format

@@ -130,6 +130,7 @@ def test_an_empty_prefix(cli: Cli, s3_bucket: str) -> None:
     assert (code, "no such file, or an empty folder" in printed) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_does_not_answer(cli: Cli, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     open_store(s3_bucket)

@@ -42,6 +42,8 @@ from models.packing import pack
 from models.scorer import Scorer
 from models.tokeniser import Tokeniser
 
+pytestmark = pytest.mark.slow
+
 STARTER = Path(__file__).parents[2] / "jobs" / "train" / "starter.yaml"
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -27,6 +27,8 @@ from models.fetch import cache_folder, fetch, shipped_names
 from models.scorer import Scorer
 from tests.tiny import tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TEXTS = ["质量很好", "a", "slow delivery, bad", "好" * 30, "x y z"]
 

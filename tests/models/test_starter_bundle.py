@@ -16,6 +16,8 @@ from models.heads import SENTIMENT_LABELS
 from models.scorer import Scorer
 from models.tokeniser import Tokens
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "models" / "bundles" / "starter"
 MAX_BYTES = 20_000_000
 BRIEF = (

@@ -9,6 +9,8 @@ from models.architecture import Architecture
 from models.packing import pack
 from models.weights import load_trunk, to_transformers
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(32, 2, 2, 64), (48, 3, 4, 96), (64, 1, 1, 128)]
 MAX_LENGTH = 40
 

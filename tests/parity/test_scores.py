@@ -14,6 +14,8 @@ from models.scorer import Scorer
 from models.tokeniser import Tokens
 from tests.tiny import tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 MAX_LENGTH = 64
 
 

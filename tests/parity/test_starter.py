@@ -13,6 +13,8 @@ from models.fetch import fetch
 from models.heads import SENTIMENT_LABELS
 from models.scorer import Scorer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
