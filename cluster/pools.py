@@ -9,6 +9,11 @@ from __future__ import annotations
 import ray
 
 
+def num_cores() -> int:
+    """Cores of the cluster as it is, at least 1; must be connected to a Ray."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
 def room_for(num_cpus: float, num_gpus: float) -> int:
     """Actors of this size that fit on the cluster's nodes as they are, at least 1; must be connected to a Ray."""
     fits = [

@@ -17,7 +17,7 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from cluster.pools import room_for
+from cluster.pools import num_cores, room_for
 from jobs.score.recipe import Recipe, SpanTask
 from jobs.score.scoring import ScoreUnit
 from jobs.score.settings import PoolSettings
@@ -35,10 +35,12 @@ def receipts(recipe: Recipe, tasks: Sequence[SpanTask], pool: PoolSettings) -> I
     _configure()
     chunks = _share_tasks(tasks)
     num_cpus = pool.num_cpus or recipe.threads * _ACTOR_SHARE
+    io = ray.data.TaskPoolStrategy(size=num_cores())  # tasks this small would else come ten to a core
     scored = (
         ray.data.read_datasource(
             SpanSource(recipe, chunks),
             override_num_blocks=len(chunks),
+            compute=io,
             num_cpus=_IO_CPUS,
         )
         .map_batches(
@@ -55,6 +57,7 @@ def receipts(recipe: Recipe, tasks: Sequence[SpanTask], pool: PoolSettings) -> I
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs={"layout": recipe.layout},
+            compute=io,
             num_cpus=_IO_CPUS,
         )
     )
@@ -113,5 +116,5 @@ def _configure() -> None:
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # so that a user reads "disk full", not "UDF failed"
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # One read task gives many units, so more actors than read tasks aren't idle, whatever Ray warns.
-    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+    # One read task gives many units, so limits over the number of read tasks are right, whatever Ray warns.
+    warnings.filterwarnings("ignore", message="The m(in|ax)imum number of concurrent")
