@@ -127,6 +127,7 @@ def test_offsets_lead_back_to_the_customers_words(original: str, quote: str, exp
         "<!-- ",
     ],
 )
+@pytest.mark.slow
 def test_hostile_text_ends_and_settles(piece: str) -> None:
     """A megabyte of what a careless pattern would take hours for; only the test's own time limit is at stake."""
     cleaned = clean(piece * (1_000_000 // len(piece)))

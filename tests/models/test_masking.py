@@ -144,6 +144,7 @@ def test_all_else_is_unchanged(text: str) -> None:
         "0000-",
     ],
 )
+@pytest.mark.slow
 def test_hostile_text_ends(piece: str) -> None:
     """A megabyte of what a careless pattern would take hours for; only the test's own time limit is at stake."""
     masked = mask(piece * (300_000 // len(piece)))
