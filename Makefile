@@ -20,7 +20,8 @@ test: setup
 # Importing transformers alone takes five seconds, and a mark is read only after the import: those files go by path.
 test-fast: setup
 	$(BIN)/python -m pytest -m 'not ray and not slow and not data' --ignore=tests/parity \
-		$(addprefix --ignore=tests/models/test_,trunk.py bundle.py starter_bundle.py)
+		$(addprefix --ignore=tests/models/test_,trunk.py bundle.py starter_bundle.py families.py) \
+		$(addprefix --ignore=tests/models/test_convert,.py _bad_input.py _export.py)
 
 lint: setup
 	$(BIN)/ruff check

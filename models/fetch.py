@@ -15,7 +15,6 @@ that looks finished. Hugging Face folders are turned into a bundle there. Given 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ import fsspec
 from filelock import FileLock
 
 from models.bundle import DIGEST_CHARS, SPEC_FILE, Bundle, BundleError, load_bundle
+from models.cache import cache_root
 
 SHIPPED = Path(__file__).parent / "bundles"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(?::(?P<revision>[\w./-]+))?$")
@@ -57,7 +57,7 @@ def shipped_names() -> list[str]:
 
 def cache_folder() -> Path:
     """Where fetched bundles are kept."""
-    return Path(os.environ.get("VERBATIM_CACHE") or Path.home() / ".cache" / "verbatim") / "bundles"
+    return cache_root() / "bundles"
 
 
 def split_reference(reference: str) -> tuple[str, str]:

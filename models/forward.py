@@ -1,7 +1,9 @@
-"""From packed token ids to the logits of every head: the two ways a bundle can compute.
+"""From packed token ids to the outputs of every head: the three ways a bundle can compute.
 
-`PackedForward` is ours: no padding, all heads off one pass. `models.foreign.TransformersForward` is the fall-back for
-families without a packed trunk: transformers' own model over padded rows, the same answers, slower.
+`models.cpu.forward.CpuForward`: our packed trunk with compiled steps between oneDNN's products; CPU only.
+`PackedForward`: the same trunk in plain PyTorch: GPUs, and CPUs without a compiler.
+`models.foreign.TransformersForward`: the fall-back for families without a packed trunk, transformers' own model over
+padded rows. The answers are the same, the speed isn't.
 """
 
 from __future__ import annotations
@@ -11,55 +13,89 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from models.architecture import Architecture
 from models.bundle import Bundle, BundleError
+from models.cpu.forward import CpuForward
+from models.cpu.rows import load_steps
+from models.cpu.trunk import fits
 from models.packing import pack
 from models.precision import Precision
+from models.readout import Readout
+from models.trunk import Trunk
 from models.weights import load_trunk
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}  # on PyTorch's own operators
 
 
 class Forward(Protocol):
-    """Texts end to end in, logits out."""
+    """Texts end to end in, outputs of the heads out.
+
+    `first_only`: the last layer computes nothing but each text's first token.
+    """
+
+    first_only: bool
 
     def __call__(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> list[torch.Tensor]:
-        """Give the logits, B x C in fp32 on the CPU, of each head for B texts: `ids` (T) end to end, `lengths` (B)."""
+        """Give each head's outputs for B texts, in fp32 on the trunk's device: `ids` (T) end to end, `lengths` (B).
+
+        B x C logits of a text head, T x C of a token head, B x D vectors of an embedding.
+        """
 
 
 def build_forward(bundle: Bundle, precision: Precision, device: torch.device) -> Forward:
-    """Choose the forward pass for a bundle, and load it onto a device."""
-    if isinstance(bundle.spec.architecture, Architecture):
-        return PackedForward(bundle, bundle.spec.architecture, precision, device)
+    """Choose the forward pass for a bundle, and load it onto a device.
+
+    Raises
+    ------
+    BundleError : the bundle's weights aren't those of its architecture and heads.
+    ValueError : a precision that this bundle can't have on this device.
+    """
+    arch = bundle.spec.architecture
+    if isinstance(arch, Architecture):
+        trunk, readout = _load(bundle, arch, device)
+        steps = load_steps() if device.type == "cpu" and fits(arch) else None
+        if steps is not None:
+            return CpuForward(trunk, readout, steps, precision)
+        return PackedForward(trunk.to(device, _dtype(precision, bundle, device)), readout)
     from models.foreign import TransformersForward  # noqa: PLC0415 - importing transformers takes seconds
 
-    return TransformersForward(bundle, DTYPES[precision], device)
+    return TransformersForward(bundle, _dtype(precision, bundle, device), device)
 
 
 class PackedForward:
-    """The packed Megatron-BERT trunk with the bundle's heads. Heads are always fp32."""
+    """The packed trunk with the bundle's heads. Heads are always fp32."""
 
-    def __init__(self, bundle: Bundle, arch: Architecture, precision: Precision, device: torch.device) -> None:
-        tensors = bundle.tensors()
-        self._device = device
-        self._trunk = load_trunk(arch, tensors).to(device, DTYPES[precision]).eval()
-        self._heads = [_head_weights(bundle, tensors, head.name, device) for head in bundle.spec.heads]
+    first_only = False
+
+    def __init__(self, trunk: Trunk, readout: Readout) -> None:
+        self._trunk, self._readout = trunk, readout
+        weight = trunk.word_embeddings.weight
+        self._device, self._is_flash = weight.device, weight.is_cuda and weight.dtype == torch.bfloat16
 
     @torch.inference_mode()
     def __call__(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> list[torch.Tensor]:
-        """One pass of the trunk, then every head on the pooled vectors."""
-        batch = pack(ids, lengths).to(self._device)
-        pooled_bd = self._trunk.pool(self._trunk(batch), batch).float()
-        return [functional.linear(pooled_bd, weight, bias).cpu() for weight, bias in self._heads]
+        """One pass of the trunk, then every head."""
+        batch = pack(ids, lengths, grouped=not self._is_flash).to(self._device)
+        hidden_td = self._trunk(batch)
+        pooled = {pooling: self._trunk.pool(hidden_td, batch, pooling) for pooling in self._readout.poolings}
+        return self._readout(hidden_td, pooled)
 
 
-def _head_weights(
-    bundle: Bundle, tensors: dict[str, torch.Tensor], head: str, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _load(bundle: Bundle, arch: Architecture, device: torch.device) -> tuple[Trunk, Readout]:
+    tensors, heads = bundle.tensors(), bundle.spec.heads
     try:
-        weight, bias = tensors[f"heads.{head}.weight"], tensors[f"heads.{head}.bias"]
-    except KeyError as error:
-        raise BundleError(f"bundle {bundle.folder} has a head {head!r} but no tensor {error}") from error
-    return weight.to(device, torch.float32), bias.to(device, torch.float32)
+        readout = Readout(heads, tensors, device)
+        return load_trunk(arch, tensors, has_pooler="pooler" in readout.poolings).eval(), readout
+    except ValueError as error:
+        raise BundleError(f"bundle {bundle.folder}: {error}") from error
+
+
+def _dtype(precision: Precision, bundle: Bundle, device: torch.device) -> torch.dtype:
+    """Of a trunk that runs on PyTorch's own operators."""
+    if precision not in DTYPES:
+        raise ValueError(
+            f"precision {precision} runs on a CPU with a C compiler, for families with a packed trunk whose sizes are "
+            f"multiples of 16; bundle {bundle} on {device} isn't such a case: choose one of {', '.join(DTYPES)}"
+        )
+    return DTYPES[precision]

@@ -25,16 +25,19 @@ def matmul_flops_per_s(
     """Best of some products (2048 x D) @ (D x F) of the trunk's feed-forward; None if its sizes aren't known."""
     if isinstance(arch, ForeignArchitecture):
         return None
-    dtype = DTYPES[precision]
-    left = torch.randn(_ROWS, arch.hidden_size, dtype=dtype, device=device)
-    right = torch.randn(arch.intermediate_size, arch.hidden_size, dtype=dtype, device=device)
+    dtype = torch.int8 if precision == "int8" else DTYPES[precision]
+    left = torch.randn(_ROWS, arch.hidden_size, device=device).to(dtype)
+    right = torch.randn(arch.intermediate_size, arch.hidden_size, device=device).to(dtype)
     best_s = min(_seconds(left, right) for _ in range(_REPEATS))
     return 2 * _ROWS * arch.hidden_size * arch.intermediate_size / best_s
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
     began = time.perf_counter()
-    functional.linear(left, right)
+    if left.dtype == torch.int8:
+        torch._int_mm(left, right.t())
+    else:
+        functional.linear(left, right)
     if left.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - began

@@ -1,7 +1,8 @@
 """Packed batches: the tokens of many texts in one row of T tokens, with no padding between them.
 
-A linear layer doesn't care where one text ends; only attention does. On CPU attention runs over groups of texts of
-near-equal length, padded to the longest of the group, so the only padded slots are inside those groups (`MAX_STRETCH`).
+A linear layer doesn't care where one text ends; only attention does. Where PyTorch has no attention over ragged texts
+(everywhere but CUDA in bf16), it runs over groups of texts of near-equal length, padded to the longest of the group, so
+the only padded slots are inside those groups (`MAX_STRETCH`).
 Given up: groups cost one gather and one scatter of the attention's input and output per layer.
 """
 
@@ -33,17 +34,21 @@ class AttentionGroup:
 
     def to(self, device: torch.device) -> AttentionGroup:
         """The same group on another device."""
-        mask = None if self.mask is None else self.mask.to(device)
-        return replace(self, slots=self.slots.to(device), real=self.real.to(device), mask=mask)
+        mask = None if self.mask is None else _send(self.mask, device)
+        return replace(self, slots=_send(self.slots, device), real=_send(self.real, device), mask=mask)
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Token ids of B texts, end to end: `input_ids` (T), `positions` (T), `starts` (B: where each text begins)."""
+    """Token ids of B texts, end to end: `input_ids` (T), `positions` (T), `bounds` (B + 1: where each begins and ends).
+
+    Without `groups` attention is to run on the ragged texts themselves, of at most `longest` tokens.
+    """
 
     input_ids: torch.Tensor
     positions: torch.Tensor
-    starts: torch.Tensor
+    bounds: torch.Tensor
+    longest: int
     groups: tuple[AttentionGroup, ...]
 
     @property
@@ -51,19 +56,30 @@ class PackedBatch:
         """T, the real tokens."""
         return int(self.input_ids.numel())
 
+    @property
+    def starts(self) -> torch.Tensor:
+        """(B,) where each text begins."""
+        return self.bounds[:-1]
+
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on another device."""
-        ids, positions, starts = (part.to(device) for part in (self.input_ids, self.positions, self.starts))
-        return PackedBatch(ids, positions, starts, tuple(group.to(device) for group in self.groups))
+        ids, positions, bounds = (_send(part, device) for part in (self.input_ids, self.positions, self.bounds))
+        return PackedBatch(ids, positions, bounds, self.longest, tuple(group.to(device) for group in self.groups))
 
 
-def pack(input_ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> PackedBatch:
+def _send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To a GPU from pinned memory, so that the copy runs beside what computes there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def pack(input_ids: NDArray[np.integer], lengths: NDArray[np.integer], *, grouped: bool = True) -> PackedBatch:
     """Pack texts that lie end to end.
 
     Parameters
     ----------
     input_ids : (T,) token ids of all texts, one after the other.
     lengths : (B,) tokens of each text, each at least 1, summing to T. Neighbours of like length make fewer groups.
+    grouped : whether attention needs groups: everywhere but in flash attention over ragged texts.
 
     Raises
     ------
@@ -77,8 +93,9 @@ def pack(input_ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> Packed
     return PackedBatch(
         input_ids=torch.from_numpy(input_ids.astype(np.int64)),
         positions=torch.from_numpy(positions),
-        starts=torch.from_numpy(starts),
-        groups=tuple(_group(starts[i:j], sizes[i:j]) for i, j in _runs(sizes)),
+        bounds=torch.from_numpy(np.append(starts, input_ids.size).astype(np.int32)),
+        longest=int(sizes.max()),
+        groups=tuple(_group(starts[i:j], sizes[i:j]) for i, j in _runs(sizes)) if grouped else (),
     )
 
 

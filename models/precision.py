@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def choose_precision(asked: Literal["auto"] | Precision, *, on_gpu: bool) -> Precision:
@@ -13,7 +14,7 @@ def choose_precision(asked: Literal["auto"] | Precision, *, on_gpu: bool) -> Pre
     `auto` looks at the machine that plans the run, so that one run has one precision; where the scoring machines
     differ from it, say which.
     """
-    import torch  # noqa: PLC0415 - a worker that only tokenises needs the name of a precision, not torch
+    import torch  # noqa: PLC0415 - see above
 
     if asked != "auto":
         return asked

@@ -1,9 +1,10 @@
-"""The Megatron-BERT trunk over packed tokens: pre-LN transformer layers on a T x D matrix of real tokens only.
+"""The packed trunk: transformer layers on a T x D matrix of real tokens only, for the four families people have.
 
-Same numbers as transformers' `MegatronBertModel` on the same weights (fp32, 1e-5), without its padding. One set of
-modules serves scoring and training; dropout is on in training alone. Given up: dropout of attention weights, for which
-no fused CPU kernel exists. Shape suffixes: T tokens packed, D hidden, H heads, G texts of an attention group, S its
-padded length.
+Same numbers as transformers' models on the same weights (fp32, 1e-5), without their padding. One set of modules serves
+scoring and training; dropout is on in training alone. What sets Megatron-BERT, BERT and RoBERTa apart is data of the
+`Architecture`; a norm that a family doesn't have is an `nn.Identity`. Given up: dropout of attention weights, for which
+no fused CPU kernel exists. Shape suffixes: B texts, T tokens packed, D hidden, H heads, G texts of an attention group,
+S its padded length.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import varlen
 
-from models.architecture import Architecture
+from models.architecture import Architecture, Pooling
 from models.packing import AttentionGroup, PackedBatch
+from models.pooling import pool
 
 
 class Attention(nn.Module):
@@ -25,14 +28,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(arch.hidden_size, 3 * arch.hidden_size)
         self.output = nn.Linear(arch.hidden_size, arch.hidden_size)
 
-    def forward(self, hidden_td: torch.Tensor, groups: tuple[AttentionGroup, ...]) -> torch.Tensor:
+    def forward(self, hidden_td: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """T x D in and out; texts don't see each other."""
-        qkv = self.qkv(hidden_td)
+        qkv, groups = self.qkv(hidden_td), batch.groups
+        if not groups:
+            return self._project(self._attend_ragged(qkv, batch))
         if len(groups) == 1 and groups[0].mask is None:
             return self._project(self._attend(qkv, groups[0]))
         parts = [self._attend(qkv.index_select(0, g.slots), g).index_select(0, g.real) for g in groups]
         # Groups are runs of the batch in its order, so their tokens end to end are the batch again.
         return self._project(torch.cat(parts))
+
+    def _attend_ragged(self, qkv: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Flash attention over ragged texts: CUDA, bf16."""
+        query, key, value = qkv.view(batch.num_tokens, 3, self.num_heads, self.head_dim).unbind(1)
+        longest = batch.longest
+        context = varlen.varlen_attn(query, key, value, batch.bounds, batch.bounds, longest, longest)
+        assert isinstance(context, torch.Tensor)
+        return context.reshape(batch.num_tokens, -1)
 
     def _attend(self, qkv: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
         shape = (group.num_texts, group.length, 3, self.num_heads, self.head_dim)
@@ -45,10 +58,11 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-LN transformer layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """One transformer layer, pre-LN or post-LN: attention and feed-forward, each added to what it was given."""
 
     def __init__(self, arch: Architecture, dropout: float) -> None:
         super().__init__()
+        self.norm_first = arch.norm_first
         self.attention_norm = nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)
         self.attention = Attention(arch)
         self.feed_forward_norm = nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)
@@ -56,35 +70,46 @@ class Layer(nn.Module):
         self.down = nn.Linear(arch.intermediate_size, arch.hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden_td: torch.Tensor, groups: tuple[AttentionGroup, ...]) -> torch.Tensor:
+    def forward(self, hidden_td: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """T x D in and out."""
-        hidden_td = hidden_td + self.dropout(self.attention(self.attention_norm(hidden_td), groups))
-        inner = functional.gelu(self.up(self.feed_forward_norm(hidden_td)))
-        return hidden_td + self.dropout(self.down(inner))  # type: ignore[no-any-return]
+        if self.norm_first:
+            hidden_td = hidden_td + self.dropout(self.attention(self.attention_norm(hidden_td), batch))
+            return hidden_td + self._feed_forward(self.feed_forward_norm(hidden_td))
+        hidden_td = self.attention_norm(hidden_td + self.dropout(self.attention(hidden_td, batch)))
+        return self.feed_forward_norm(hidden_td + self._feed_forward(hidden_td))  # type: ignore[no-any-return]
+
+    def _feed_forward(self, hidden_td: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.down(functional.gelu(self.up(hidden_td))))  # type: ignore[no-any-return]
 
 
 class Trunk(nn.Module):
-    """Embeddings, layers, final norm and pooler."""
+    """Embeddings, layers and the norms around them; `pooler` is None where no head reads it."""
 
-    def __init__(self, arch: Architecture, dropout: float = 0.0) -> None:
+    def __init__(self, arch: Architecture, dropout: float = 0.0, *, has_pooler: bool = True) -> None:
         super().__init__()
         self.arch = arch
         self.word_embeddings = nn.Embedding(arch.vocab_size, arch.hidden_size)
         self.position_embeddings = nn.Embedding(arch.max_position_embeddings, arch.hidden_size)
         self.token_type_embeddings = nn.Embedding(arch.type_vocab_size, arch.hidden_size)
+        self.embedding_norm = _norm(arch) if arch.has_embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(Layer(arch, dropout) for _ in range(arch.num_hidden_layers))
-        self.norm = nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)
-        self.pooler = nn.Linear(arch.hidden_size, arch.hidden_size)
+        self.norm = _norm(arch) if arch.norm_first else nn.Identity()
+        self.pooler = nn.Linear(arch.hidden_size, arch.hidden_size) if has_pooler else None
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """Hidden states of every token, T x D, after the final norm."""
-        hidden_td = self.word_embeddings(batch.input_ids) + self.position_embeddings(batch.positions)
-        hidden_td = self.dropout(hidden_td + self.token_type_embeddings.weight[0])
+        positions = batch.positions + self.arch.position_offset
+        hidden_td = self.word_embeddings(batch.input_ids) + self.position_embeddings(positions)
+        hidden_td = self.dropout(self.embedding_norm(hidden_td + self.token_type_embeddings.weight[0]))
         for layer in self.layers:
-            hidden_td = layer(hidden_td, batch.groups)
+            hidden_td = layer(hidden_td, batch)
         return self.norm(hidden_td)  # type: ignore[no-any-return]
 
-    def pool(self, hidden_td: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """One vector a text, B x D: the first token's state through the pooler, as BERT does it."""
-        return torch.tanh(self.pooler(hidden_td.index_select(0, batch.starts)))
+    def pool(self, hidden_td: torch.Tensor, batch: PackedBatch, pooling: Pooling = "pooler") -> torch.Tensor:
+        """One vector a text, B x D; see `models.pooling`."""
+        return pool(hidden_td, batch.starts, pooling, self.pooler)
+
+
+def _norm(arch: Architecture) -> nn.Module:
+    return nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)

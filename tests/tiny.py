@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from models.architecture import Architecture
+from models.architecture import Architecture, Family
 from models.bundle import TOKENIZER_FILE, Bundle, BundleSpec, save_bundle
 from models.heads import HeadSpec
 from models.trunk import Trunk
@@ -24,7 +24,15 @@ HEADS = (
 )
 
 
-def tiny_bundle(folder: Path, *, seed: int = 0, name: str = "tiny", max_length: int = 64) -> Bundle:
+def tiny_bundle(
+    folder: Path,
+    *,
+    seed: int = 0,
+    name: str = "tiny",
+    max_length: int = 64,
+    family: Family = "megatron-bert",
+    heads: tuple[HeadSpec, ...] = HEADS,
+) -> Bundle:
     """Write a bundle to the new folder `folder`; another seed is another model."""
     folder.mkdir(parents=True)
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(SPECIAL + CHARACTERS))}
@@ -38,22 +46,24 @@ def tiny_bundle(folder: Path, *, seed: int = 0, name: str = "tiny", max_length: 
     )
     tokenizer.save(str(folder / TOKENIZER_FILE))
     arch = Architecture(
+        family=family,
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=max_length,
+        max_position_embeddings=max_length + (family in ("roberta", "xlm-roberta")),  # these leave out the first
     )
     generator = torch.Generator().manual_seed(seed)
     trunk = Trunk(arch)
     for parameter in trunk.parameters():
         parameter.data.normal_(std=0.3, generator=generator)
     tensors = to_transformers(trunk)
-    for head in HEADS:
-        tensors[f"heads.{head.name}.weight"] = torch.randn(len(head.labels), 32, generator=generator)
-        tensors[f"heads.{head.name}.bias"] = torch.randn(len(head.labels), generator=generator)
+    for head in heads:
+        if head.kind != "embedding":
+            tensors[f"heads.{head.name}.weight"] = torch.randn(len(head.labels), 32, generator=generator)
+            tensors[f"heads.{head.name}.bias"] = torch.randn(len(head.labels), generator=generator)
     spec = BundleSpec(
-        name=name, languages=("zh", "en"), max_length=max_length, architecture=arch, heads=HEADS, files={}
+        name=name, languages=("zh", "en"), max_length=max_length, architecture=arch, heads=heads, files={}
     )
     return save_bundle(folder, spec, tensors, "# A bundle for tests\n")

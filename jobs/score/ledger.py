@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cluster.store_errors import StoreNotFound
@@ -18,7 +18,9 @@ from jobs.reading.badfiles import BadFile
 from jobs.reading.parts import UnitLimits
 from jobs.score.layout import SetLayout
 
+_LEDGER = "ledger.json"
 _BAD_FILES = "bad_files.json"
+_HALVED = "halved.json"
 
 log = logging.getLogger("verbatim.score")
 
@@ -33,7 +35,7 @@ class Execution:
 
     unit_rows: int
     unit_text_bytes: int
-    token_budget: int
+    token_budget: int | None  # None until the run has a device to probe
     threads: int
 
     @property
@@ -60,12 +62,11 @@ def open_ledger(layout: SetLayout, wanted: Ledger, *, write: bool) -> Ledger:
     ------
     OtherRunError : the set there was made from another input.
     """
-    path = f"{layout.ledger}/ledger.json"
     try:
-        found = json.loads(layout.root.read_bytes(path))
+        found = json.loads(layout.root.read_bytes(f"{layout.ledger}/{_LEDGER}"))
     except StoreNotFound:
         if write:
-            layout.root.put(path, json.dumps(asdict(wanted), indent=1, ensure_ascii=False).encode())
+            _write(layout, wanted)
         return wanted
     ledger = Ledger(**{**found, "execution": Execution(**found["execution"])})
     if ledger.input != wanted.input:
@@ -73,9 +74,26 @@ def open_ledger(layout: SetLayout, wanted: Ledger, *, write: bool) -> Ledger:
             f"output {layout.output} holds scores of another input: {ledger.input}, not {wanted.input}. "
             "Choose another output, or give the input that covers both"
         )
-    if ledger.execution != wanted.execution:
+    if _differs(ledger.execution, wanted.execution):
         log.info("this set goes on as it was begun, with %s", ledger.execution)
     return ledger
+
+
+def fix_token_budget(layout: SetLayout, ledger: Ledger, token_budget: int) -> Ledger:
+    """Write down the budget that all runs of this set go on with."""
+    ledger = replace(ledger, execution=replace(ledger.execution, token_budget=token_budget))
+    _write(layout, ledger)
+    return ledger
+
+
+def note_halved(layout: SetLayout, units: Mapping[str, int]) -> None:
+    """Add units in which batches were halved for want of memory: their bytes may differ from another run's."""
+    path = f"{layout.ledger}/{_HALVED}"
+    try:
+        known = json.loads(layout.root.read_bytes(path))
+    except StoreNotFound:
+        known = {}
+    layout.root.put(path, json.dumps({**known, **units}, indent=1).encode())
 
 
 def read_bad_spans(layout: SetLayout) -> dict[str, BadFile]:
@@ -91,3 +109,12 @@ def write_bad_spans(layout: SetLayout, spans: Mapping[str, BadFile]) -> None:
     """Remember them, so that a run that has nothing else to do doesn't read them again."""
     plain = {span: asdict(file) for span, file in sorted(spans.items())}
     layout.root.put(f"{layout.ledger}/{_BAD_FILES}", json.dumps(plain, indent=1, ensure_ascii=False).encode())
+
+
+def _write(layout: SetLayout, ledger: Ledger) -> None:
+    layout.root.put(f"{layout.ledger}/{_LEDGER}", json.dumps(asdict(ledger), indent=1, ensure_ascii=False).encode())
+
+
+def _differs(found: Execution, wanted: Execution) -> bool:
+    """Whether the set is computed otherwise than asked for; a budget that was left to the probe is as asked for."""
+    return found != replace(wanted, token_budget=wanted.token_budget or found.token_budget)

@@ -34,7 +34,7 @@ def receipts(recipe: Recipe, tasks: Sequence[SpanTask], pool: PoolSettings) -> I
     """Do the missing units of `tasks`, and give the receipts of what has been written, a few at a time."""
     _configure()
     chunks = _share_tasks(tasks)
-    num_cpus = pool.num_cpus or recipe.threads * _ACTOR_SHARE
+    num_cpus = cpus_of_actor(recipe, pool)
     io = ray.data.TaskPoolStrategy(size=num_cores())  # tasks this small would else come ten to a core
     scored = (
         ray.data.read_datasource(
@@ -63,6 +63,11 @@ def receipts(recipe: Recipe, tasks: Sequence[SpanTask], pool: PoolSettings) -> I
     )
     for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield batch.to_pylist()
+
+
+def cpus_of_actor(recipe: Recipe, pool: PoolSettings) -> float:
+    """Cores that Ray sets aside for one actor."""
+    return pool.num_cpus or recipe.threads * _ACTOR_SHARE
 
 
 def _min_size(pool: PoolSettings, num_cpus: float, tasks: Sequence[SpanTask]) -> int:

@@ -23,6 +23,7 @@ from jobs.score.ledger import Execution, Ledger
 from jobs.score.settings import ScoreSettings
 from models.bundle import Bundle
 from models.fetch import fetch, shipped_names, split_reference
+from models.gates import require
 from models.precision import Precision, choose_precision
 
 
@@ -55,6 +56,7 @@ def prepare(settings: ScoreSettings) -> Prepared:
     listing = list_input(settings.input, settings.format)
     planned = plan_spans(listing.files, settings.reading_columns(), bad_files=settings.bad_files)
     precision = choose_precision(settings.precision, on_gpu=settings.pool.num_gpus > 0)
+    require(bundle, precision)
     options = {
         "bundle": str(bundle),
         "precision": precision,

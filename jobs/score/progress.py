@@ -29,11 +29,14 @@ class Effort:
     seconds: float = 0.0
     flops: float = 0.0
     possible_flops: float = 0.0
+    halved: dict[str, int] = field(default_factory=dict)  # units in which batches were, and how many
 
     def add(self, receipt: dict[str, Any]) -> None:
         """Count one written unit."""
         self.counts += Counts(**{name: receipt[name] for name in asdict(self.counts)})
         self.units += 1
+        if receipt["halved"]:
+            self.halved[receipt["unit"]] = receipt["halved"]
         if receipt["flops"] is not None:
             self.flops += receipt["flops"]
             self.possible_flops += receipt["score_s"] * receipt["limit_flops_per_s"]

@@ -25,7 +25,7 @@ class Recipe:
     layout: SetLayout
     precision: Precision
     device: Literal["cpu", "cuda"]
-    token_budget: int
+    token_budget: int | None  # None only while it is being looked for
     threads: int
 
 

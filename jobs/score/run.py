@@ -20,10 +20,11 @@ from jobs.reading.spans import verify_file
 from jobs.score.estimate import num_rows, tokens_per_row
 from jobs.score.layout import MANIFEST, read_done
 from jobs.score.lease import Lease
-from jobs.score.ledger import Ledger, open_ledger, read_bad_spans, write_bad_spans
+from jobs.score.ledger import Ledger, fix_token_budget, note_halved, open_ledger, read_bad_spans, write_bad_spans
 from jobs.score.pipeline import receipts
 from jobs.score.plan import Plan, make_plan, spans_of_file
 from jobs.score.prepare import Prepared, prepare
+from jobs.score.probe import probe_token_budget
 from jobs.score.progress import Effort, Progress
 from jobs.score.recipe import Recipe
 from jobs.score.settings import ScoreSettings
@@ -53,6 +54,7 @@ def run(settings: ScoreSettings) -> dict[str, Any]:
         with session(settings.ray_address):
             plan = verify(job, ledger, plan)
             lease.confirm()
+            ledger = with_token_budget(job, ledger) if plan.tasks else ledger
             return _work(job, ledger, plan, lease)
 
 
@@ -63,6 +65,8 @@ def _work(job: Prepared, ledger: Ledger, plan: Plan, lease: Lease) -> dict[str, 
         job.layout.root.sweep(job.layout.scores)
         job.layout.root.sweep(job.layout.rejected)
         effort = score(job, ledger, plan, lease)
+        if effort.halved:
+            note_halved(job.layout, effort.halved)
         return settle(job, look(job, ledger), effort, lease)
     except RayError:
         raise
@@ -112,8 +116,16 @@ def score(job: Prepared, ledger: Ledger, plan: Plan, lease: Lease) -> Effort:
     return effort
 
 
-def _score(job: Prepared, ledger: Ledger, plan: Plan, effort: Effort, lease: Lease) -> None:
-    recipe = Recipe(
+def with_token_budget(job: Prepared, ledger: Ledger) -> Ledger:
+    """The ledger with the set's token budget, which its first run may have to find."""
+    if ledger.execution.token_budget is not None:
+        return ledger
+    return fix_token_budget(job.layout, ledger, probe_token_budget(recipe_of(job, ledger), job.settings.pool))
+
+
+def recipe_of(job: Prepared, ledger: Ledger) -> Recipe:
+    """What the run's workers are told."""
+    return Recipe(
         bundle=job.reference,
         columns=job.settings.reading_columns(),
         limits=ledger.execution.limits,
@@ -123,6 +135,10 @@ def _score(job: Prepared, ledger: Ledger, plan: Plan, effort: Effort, lease: Lea
         token_budget=ledger.execution.token_budget,
         threads=ledger.execution.threads,
     )
+
+
+def _score(job: Prepared, ledger: Ledger, plan: Plan, effort: Effort, lease: Lease) -> None:
+    recipe = recipe_of(job, ledger)
     with closing(Progress(plan.num_rows, effort)) as progress:
         for some in receipts(recipe, plan.tasks, job.settings.pool):
             lease.check()

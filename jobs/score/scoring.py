@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from jobs.score.recipe import Recipe, worker_bundle
 from jobs.score.wire import ScoredUnit, TokenisedUnit
@@ -26,20 +28,16 @@ class ScoreUnit:
     """The actor. Built once from a recipe; called with one unit at a time."""
 
     def __init__(self, recipe: Recipe) -> None:
-        if recipe.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"pool.num_gpus asks for a GPU, but torch {torch.__version__} sees none on this machine")
-        torch.set_num_threads(recipe.threads)
-        bundle = worker_bundle(recipe.bundle)
-        self._scorer = Scorer(
-            bundle, token_budget=recipe.token_budget, precision=recipe.precision, device=recipe.device
-        )
-        self._limit = matmul_flops_per_s(bundle.spec.architecture, recipe.precision, recipe.device)
+        assert recipe.token_budget is not None, "a run looks for the budget before its actors start"
+        self._scorer = build_scorer(recipe, recipe.token_budget)
+        architecture = self._scorer.bundle.spec.architecture
+        self._limit = matmul_flops_per_s(architecture, recipe.precision, recipe.device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Score one unit."""
         unit = TokenisedUnit.from_block(block)
         tokens = _tokens(unit.texts)
-        began = time.perf_counter()
+        began, halved = time.perf_counter(), self._scorer.num_halved
         answers = self._scorer.score(tokens)
         stats = {
             "texts": len(tokens),
@@ -47,9 +45,24 @@ class ScoreUnit:
             "score_s": time.perf_counter() - began,
             "flops": self._scorer.flops(tokens),
             "limit_flops_per_s": self._limit,
+            "halved": self._scorer.num_halved - halved,
         }
         scores = join(unit, answers)
         return ScoredUnit(unit.name, unit.rows_in, unit.rows.num_rows, stats, scores, unit.rejected).to_block()
+
+
+def build_scorer(recipe: Recipe, token_budget: int) -> Scorer:
+    """Load the run's bundle onto the device at hand."""
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"pool.num_gpus asks for a GPU, but torch {torch.__version__} sees none on this machine")
+    torch.set_num_threads(recipe.threads)
+    return Scorer(
+        worker_bundle(recipe.bundle),
+        token_budget=token_budget,
+        precision=recipe.precision,
+        device=recipe.device,
+        threads=recipe.threads,
+    )
 
 
 def join(unit: TokenisedUnit, answers: pa.Table) -> pa.Table:
@@ -73,4 +86,11 @@ def _tokens(texts: pa.Table) -> Tokens:
         ids=lists.flatten().to_numpy(),
         lengths=lists.value_lengths().to_numpy(),
         truncated=texts["truncated"].to_numpy(),
+        offsets=_pairs(texts["offsets"].combine_chunks()) if "offsets" in texts.column_names else None,
     )
+
+
+def _pairs(lists: pa.ListArray) -> NDArray[np.int32]:
+    """(T, 2) without a copy."""
+    numbers: NDArray[np.int32] = lists.flatten().flatten().to_numpy()
+    return numbers.reshape(-1, 2)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.config import Settings
 from jobs.reading.columns import Columns
+from models.precision import Precision
 
 RESERVED_COLUMNS = ("lang", "num_tokens", "truncated", "sentiment")
 
@@ -26,7 +27,7 @@ class PoolSettings(Settings):
     max_size: int | None = Field(default=None, ge=1, description="None: no limit but the cluster's, should it grow")
     num_cpus: float | None = Field(default=None, gt=0, description="of one actor; None: its threads, less a share")
     num_gpus: float = Field(default=0, ge=0, description="of one actor; 0.5 puts two on one GPU")
-    threads: int = Field(default=1, ge=1, description="compute threads of one actor on CPU")
+    threads: int = Field(default=1, ge=1, description="cores that one actor computes on, each a batch of its own")
 
     @model_validator(mode="after")
     def _max_over_min(self) -> PoolSettings:
@@ -46,8 +47,8 @@ class ScoreSettings(Settings):
     bad_files: Literal["stop", "reject"] = "stop"
     max_rejected_share: float = Field(default=0.01, ge=0, le=1)
     check_ids: bool = True
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    token_budget: int = Field(default=4096, ge=1)
+    precision: Literal["auto"] | Precision = "auto"
+    token_budget: int | None = Field(default=None, ge=1, description="None: found by a probe of an actor's device")
     unit: UnitSettings = UnitSettings()
     pool: PoolSettings = PoolSettings()
     price_per_hour: float | None = Field(default=None, ge=0, description="of the whole cluster, in any currency")

@@ -22,6 +22,7 @@ from jobs.reading.rejects import REJECTED_SCHEMA, Reason
 from jobs.score.recipe import Recipe, SpanTask, worker_bundle
 from jobs.score.wire import TokenisedUnit
 from models.clean import clean
+from models.heads import need_offsets
 from models.language import tag
 from models.masking import mask
 from models.tokeniser import Tokeniser
@@ -30,15 +31,19 @@ from models.tokeniser import Tokeniser
 def read_units(recipe: Recipe, tasks: Sequence[SpanTask]) -> Iterator[pa.Table]:
     """Read spans, and give those of their units that aren't done yet, each as a block of one row."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a read task owns a share of one core
-    tokeniser = worker_bundle(recipe.bundle).tokeniser
+    bundle = worker_bundle(recipe.bundle)
+    tokeniser, with_offsets = bundle.tokeniser, need_offsets(bundle.spec.heads)
     for task in tasks:
         for part in read_span(task.span, recipe.columns, recipe.limits):
             if part.index not in task.done:
                 name = task.name.unit(part.index, part.is_last)
-                yield tokenise(part, name, task.span.file.path, recipe.columns, tokeniser).to_block()
+                unit = tokenise(part, name, task.span.file.path, recipe.columns, tokeniser, with_offsets=with_offsets)
+                yield unit.to_block()
 
 
-def tokenise(part: Part, name: str, file: str, columns: Columns, tokeniser: Tokeniser) -> TokenisedUnit:
+def tokenise(
+    part: Part, name: str, file: str, columns: Columns, tokeniser: Tokeniser, *, with_offsets: bool = False
+) -> TokenisedUnit:
     """Clean, tag and tokenise a part's different texts.
 
     A text of which nothing remains is rejected, and so is a row whose id an earlier scored row has.
@@ -62,7 +67,7 @@ def tokenise(part: Part, name: str, file: str, columns: Columns, tokeniser: Toke
     unit = TokenisedUnit(
         name=name,
         rows_in=part.rows_in,
-        texts=_texts(texts, tokeniser),
+        texts=_texts(texts, tokeniser, with_offsets),
         rows=pa.table(
             {"id": rows["id"], "text": encoded.indices} | {output: kept[output] for output, _ in columns.keep}
         ),
@@ -72,18 +77,22 @@ def tokenise(part: Part, name: str, file: str, columns: Columns, tokeniser: Toke
     return unit
 
 
-def _texts(texts: list[str], tokeniser: Tokeniser) -> pa.Table:
-    tokens = tokeniser.encode(texts)
-    return pa.table(
-        {
-            "ids": pa.ListArray.from_arrays(_offsets(tokens.lengths), pa.array(tokens.ids)),
-            "truncated": pa.array(tokens.truncated, pa.bool_()),
-            "lang": pa.array([tag(text) for text in texts], pa.string()),
-        }
-    )
+def _texts(texts: list[str], tokeniser: Tokeniser, with_offsets: bool) -> pa.Table:
+    tokens = tokeniser.encode(texts, with_offsets=with_offsets)
+    ends = _ends(tokens.lengths)
+    columns = {
+        "ids": pa.ListArray.from_arrays(ends, pa.array(tokens.ids)),
+        "truncated": pa.array(tokens.truncated, pa.bool_()),
+        "lang": pa.array([tag(text) for text in texts], pa.string()),
+    }
+    if tokens.offsets is not None:
+        pairs = pa.FixedSizeListArray.from_arrays(pa.array(tokens.offsets.reshape(-1)), 2)
+        columns["offsets"] = pa.ListArray.from_arrays(ends, pairs)
+    return pa.table(columns)
 
 
-def _offsets(lengths: NDArray[np.int32]) -> pa.Array:
+def _ends(lengths: NDArray[np.int32]) -> pa.Array:
+    """Where the lists of an Arrow array begin, and where the last one ends."""
     return pa.array(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32))
 
 

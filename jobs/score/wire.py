@@ -17,7 +17,8 @@ import pyarrow as pa
 class TokenisedUnit:
     """A unit that was read, cleaned and tokenised.
 
-    `texts`: one row a different text: `ids` list<int32>, `truncated` bool, `lang` string.
+    `texts`: one row a different text: `ids` list<int32>, `truncated` bool, `lang` string; for a token head also
+    `offsets` list<fixed_size_list<int32>[2]> (see `models.tokeniser.Tokens`).
     `rows`: one row a verbatim to score: `id` string, `text` int32 (row of `texts`), then the passed-through columns.
     `rejected`: one row a verbatim that can't be scored, with its reason and place.
     """

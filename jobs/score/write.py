@@ -81,4 +81,4 @@ def to_parquet(table: pa.Table, metadata: dict[str, Any]) -> bytes:
 
 
 def _effort(stats: dict[str, Any]) -> dict[str, Any]:
-    return {key: stats[key] for key in ("score_s", "flops", "limit_flops_per_s")}
+    return {key: stats[key] for key in ("score_s", "flops", "limit_flops_per_s", "halved")}

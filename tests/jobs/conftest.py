@@ -82,6 +82,7 @@ def score(ray_address: str, tiny: Path, tmp_path: Path) -> Score:
             "columns": {"id": "id", "text": "text"},
             "precision": "fp32",
             "unit": {"rows": 50},
+            "token_budget": 4096,
             "ray_address": ray_address,
         }
         return run(parse_config({**plain, **settings}, ScoreSettings, "test"))

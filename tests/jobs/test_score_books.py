@@ -192,7 +192,7 @@ def test_units_travel_whole() -> None:
     assert ScoredUnit.from_block(scored.to_block()) == scored
 
 
-STATS = {"texts": 2, "tokens": 9, "score_s": 0.1, "flops": None, "limit_flops_per_s": None}
+STATS = {"texts": 2, "tokens": 9, "score_s": 0.1, "flops": None, "limit_flops_per_s": None, "halved": 0}
 
 
 def many_rows_each() -> ScoredUnit:

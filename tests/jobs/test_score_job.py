@@ -236,3 +236,18 @@ def test_an_empty_file_is_a_unit_of_no_rows(score: Score, tmp_path: Path) -> Non
     manifest = score(tmp_path / "in")
     assert (manifest["units"], manifest["rows_in"]) == (2, 2)
     assert score(tmp_path / "in") == manifest
+
+
+def test_the_token_budget_is_found_once_and_kept(score: Score, corpus: Path, tmp_path: Path) -> None:
+    score(corpus, token_budget=None)
+    (path,) = (tmp_path / "out").glob("ledger/*/*/ledger.json")
+    found = json.loads(path.read_text())["execution"]["token_budget"]
+    assert found >= 512
+    path.write_text(path.read_text().replace(f'"token_budget": {found}', '"token_budget": 777'))
+    (tmp_path / "out" / "manifest.json").unlink()
+    unit = min((tmp_path / "out").glob("scores/*/*/*.parquet"))
+    unit.unlink()
+    assert score(corpus, token_budget=None)["units_this_run"] == 1
+    assert json.loads(path.read_text())["execution"]["token_budget"] == 777, (
+        "a set goes on with what its first run found"
+    )

@@ -1,0 +1,78 @@
+"""Linear layers on a CPU with weights laid out once for oneDNN's kernels, in the three precisions.
+
+int8: weights have one scale an output channel, activations one a row, found as they come, so that a text's numbers
+don't depend on its neighbours (vector-wise quantisation, Dettmers et al. 2022, section 2.1). The product is handed on
+without row scale and bias; the next step over its rows applies both.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from models.cpu.rows import Rows
+from models.precision import Precision
+
+_ROWS_HINT = 1024  # the row count for which oneDNN lays the weights out; any other works
+
+
+class Linear(Protocol):
+    """Rows in the precision's own storage in, rows that may lack scale and bias out."""
+
+    def __call__(self, rows: Rows) -> Rows:
+        """T x K to T x N."""
+
+
+class Fp32Linear:
+    """y = x W^T + b."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, rows: Rows) -> Rows:
+        """T x K to T x N."""
+        return Rows(functional.linear(rows.values, self._weight, self._bias))
+
+
+class Bf16Linear:
+    """bf16 in and out; the product itself is summed in fp32 (oneDNN)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16().contiguous(), _ROWS_HINT)
+        self._bias = bias.bfloat16()
+
+    def __call__(self, rows: Rows) -> Rows:
+        """T x K to T x N."""
+        return Rows(torch.ops.mkldnn._linear_pointwise(rows.values, self._weight, self._bias, "none", [], ""))
+
+
+class Int8Linear:
+    """Bytes in, bf16 out, summed in int32 (oneDNN: VNNI or AMX)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        num_out, num_in = weight.shape
+        self._bias = bias
+        self._scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
+        steps = (weight / self._scale[:, None]).round().to(torch.int8)
+        self._weight = torch.ops.onednn.qlinear_prepack(steps, [_ROWS_HINT, num_in])
+        self._zero_points = torch.zeros(num_out, dtype=torch.int32)
+
+    def __call__(self, rows: Rows) -> Rows:
+        """T x K to T x N."""
+        product = torch.ops.onednn.qlinear_pointwise(
+            *(rows.values, 1.0, 128, self._weight, self._scale, self._zero_points),
+            *(None, 1.0, 0, torch.bfloat16, "none", [], ""),
+        )
+        return Rows(product, rows.scale, self._bias)
+
+
+def prepare(precision: Precision, weight: torch.Tensor, bias: torch.Tensor) -> Linear:
+    """Lay out a layer of fp32 weights, N x K and N."""
+    kinds: dict[Precision, type[Fp32Linear | Bf16Linear | Int8Linear]] = {
+        "fp32": Fp32Linear,
+        "bf16": Bf16Linear,
+        "int8": Int8Linear,
+    }
+    return kinds[precision](weight.detach(), bias.detach())
