@@ -1,0 +1,70 @@
+"""The precision gate's measurement: answers in a precision held against those in fp32 on the same texts.
+
+Agreement counts every evaluated text, labelled or not. A drop is looked for in every metric of every labelled head, on
+each set and on all sets that label the head together. The rule is taken by the letter, so it wants some thousand texts:
+of three hundred, one answer is already more than its 0.3 points (seen with bf16, 99.95 % of labels the same). Given up:
+a precision can fail on few texts by chance; it can't pass by chance. Calibration is no metric of this rule.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jobs.evaluate.answers import Pass
+from jobs.evaluate.kinds import agreement
+from jobs.evaluate.metrics import Mask, Metric
+from jobs.evaluate.rows import EvaluateError
+from models.gates import Record, judge
+
+_Pair = tuple[Metric, Metric]  # fp32's, the precision's
+
+
+class Tally:
+    """What has been seen of one precision so far, set by set."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        self._same: dict[str, list[Mask]] = defaultdict(list)
+        self._pairs: dict[tuple[str, str], list[tuple[str, _Pair]]] = defaultdict(list)
+        self._num_texts = 0
+
+    def add_answers(self, reference: Pass, other: Pass) -> None:
+        """Take the answers to a set's texts into account."""
+        for head, answers in reference.answers.items():
+            self._same[head].append(agreement(answers, other.answers[head]))
+        self._num_texts += len(next(iter(self._same.values()))[-1]) if self._same else 0
+
+    def add_metrics(self, set_name: str, head: str, reference: Sequence[Metric], other: Sequence[Metric]) -> None:
+        """Take a labelled head of a set into account."""
+        for pair in zip(reference, other, strict=True):
+            if pair[0].is_quality and len(pair[0].per_text):
+                self._pairs[head, pair[0].name].append((set_name, pair))
+
+    def record(self, *, measured_on: str, machine: str) -> Record:
+        """The record, by the rule of `models.gates`."""
+        if not self._same:
+            raise EvaluateError("the bundle has no head with labels, so a precision can't be held against fp32")
+        shares = {head: float(np.concatenate(same).mean()) for head, same in self._same.items()}
+        worst = max(self._drops(), default=None)
+        return judge(shares, worst, self._num_texts, measured_on=measured_on, machine=machine)
+
+    def _drops(self) -> Iterator[tuple[float, str]]:
+        for (head, metric), parts in self._pairs.items():
+            yield _points(*map(_joined, zip(*(pair for _, pair in parts), strict=True))), f"{head}.{metric}"
+            if len(parts) > 1:
+                yield from ((_points(*pair), f"{name}.{head}.{metric}") for name, pair in parts)
+
+
+def _joined(metrics: Sequence[Metric]) -> Metric:
+    first = metrics[0]
+    per_text = np.concatenate([metric.per_text for metric in metrics])
+    return Metric(first.name, per_text, first.of_sums, first.lower_is_better, first.span, first.is_quality)
+
+
+def _points(reference: Metric, other: Metric) -> float:
+    """How much worse, in hundredths of the metric's span; below zero is better."""
+    sign = -1 if reference.lower_is_better else 1
+    return 100 * sign * (reference.value() - other.value()) / reference.span
