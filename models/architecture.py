@@ -106,3 +106,8 @@ class ForeignArchitecture(BaseModel):
     family: Literal["transformers"] = "transformers"
     model_type: str
     max_position_embeddings: int = Field(ge=8)
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens."""
+        return self.max_position_embeddings

@@ -56,10 +56,9 @@ class BundleSpec(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BundleSpec:
-        if self.max_length > self.architecture.max_position_embeddings:
+        if self.max_length > self.architecture.max_length:
             raise ValueError(
-                f"max_length {self.max_length} is over max_position_embeddings "
-                f"{self.architecture.max_position_embeddings}"
+                f"max_length {self.max_length} is over the {self.architecture.max_length} positions there are"
             )
         names = [head.name for head in self.heads]
         if len(set(names)) != len(names):

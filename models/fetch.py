@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from filelock import FileLock
@@ -33,6 +34,7 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(?::(?P<revision>[\w./-]+))?$")
 _TAGS = ("ETag", "etag", "md5Hash", "size", "mtime", "LastModified", "last_modified", "created")  # as stores call them
 _DIGEST = re.compile(rf"@([0-9a-f]{{{DIGEST_CHARS}}})$")
 _CONFIG_FILE = "config.json"
+_CONVERTER = 2  # raise it when `make_bundle` would make another bundle of the same folder
 _WANTED = ("*.json", "*.safetensors", "*.yaml", "*.md", "*.txt", "*.model")
 
 
@@ -107,16 +109,15 @@ def _convert(key: str, folder: Path, name: str) -> Path:
     """Make a bundle of a Hugging Face folder, in the cache."""
     from models.huggingface import make_bundle  # noqa: PLC0415 - importing transformers takes seconds
 
-    return _once(key, lambda target: make_bundle(folder, target, name))
+    return _once(f"{_CONVERTER}\n{key}", lambda target: make_bundle(folder, target, name))
 
 
 def _from_store(uri: str) -> Path:
     try:
         filesystem, root = fsspec.core.url_to_fs(uri)
-        listed = filesystem.ls(root, detail=True, refresh=True)
+        files = _list_files(filesystem, root)
     except Exception as error:  # every store has its own errors: any of them means that it can't be fetched
         raise BundleError(f"bundle {uri} can't be read: {type(error).__name__}: {error}") from error
-    files = {Path(str(f["name"])).name: f for f in listed if f["type"] == "file"}
     if not files:
         raise BundleError(f"bundle {uri} holds no files: expected {SPEC_FILE} or a Hugging Face {_CONFIG_FILE}")
     state = "".join(f"{name} {[f.get(tag) for tag in _TAGS]}\n" for name, f in sorted(files.items()))
@@ -124,9 +125,25 @@ def _from_store(uri: str) -> Path:
     def download(target: Path) -> None:
         for name, file in files.items():
             if any(fnmatch(name, pattern) for pattern in _WANTED):
+                (target / name).parent.mkdir(exist_ok=True)
                 filesystem.get_file(file["name"], str(target / name))
 
     return _as_bundle(_once(f"{uri}\n{state}", download), uri.rstrip("/").rpartition("/")[2])
+
+
+def _list_files(filesystem: fsspec.AbstractFileSystem, root: str) -> dict[str, dict[str, Any]]:
+    """Files by their name below `root`, one level of folders deep: as deep as Hugging Face folders go."""
+    files, folders = {}, []
+    for entry in filesystem.ls(root, detail=True, refresh=True):
+        name = Path(str(entry["name"])).name
+        if entry["type"] == "file":
+            files[name] = entry
+        else:
+            folders.append((name, entry["name"]))
+    for folder, path in folders:
+        inner = [entry for entry in filesystem.ls(path, detail=True, refresh=True) if entry["type"] == "file"]
+        files |= {f"{folder}/{Path(str(entry['name'])).name}": entry for entry in inner}
+    return files
 
 
 def _once(key: str, fill: Callable[[Path], object]) -> Path:

@@ -104,7 +104,7 @@ class Scorer:
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _answers(self, tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], list[torch.Tensor]]]:
-        """For each batch: which texts, where their tokens stand, the heads' outputs. The next are under way meanwhile."""
+        """For each batch: which texts, where their tokens stand, the heads' outputs. The next are under way."""
         starts = np.cumsum(tokens.lengths, dtype=np.int64) - tokens.lengths
         under_way: deque[tuple[NDArray[np.int64], NDArray[np.int64], Pending]] = deque()
 

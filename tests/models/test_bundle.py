@@ -69,7 +69,7 @@ def edit(folder: Path, **fields: object) -> None:
     [
         (lambda f: (f / "bundle.yaml").unlink(), r"no bundle: bundle\.yaml can't be read \(No such file"),
         (lambda f: (f / "bundle.yaml").write_text("["), r"isn't a bundle description"),
-        (lambda f: edit(f, max_length=9999), r"max_length 9999 is over max_position_embeddings 64"),
+        (lambda f: edit(f, max_length=9999), r"max_length 9999 is over the 64 positions there are"),
         (lambda f: edit(f, colour="red"), r"colour"),
         (lambda f: edit(f, files={}), r"files must give the sha256 of \['model.safetensors', 'tokenizer.json'\]"),
         (lambda f: (f / WEIGHTS_FILE).unlink(), r"lacks the file model\.safetensors"),
