@@ -22,6 +22,8 @@ from models.trunk import Layer, Trunk
 
 _STORED: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
 
+_TOKEN_STEP, _TEXT_STEP = 32, 8  # under 2 % of a batch of 2,048 tokens
+
 
 def fits(arch: Architecture) -> bool:
     """Whether the compiled steps can run this shape: whole vectors along every row."""
@@ -75,11 +77,15 @@ class FusedTrunk:
         ids : (T,) token ids of the texts, end to end.
         lengths : (B,) tokens of each text, at least 1, summing to T.
         """
+        num_texts, num_tokens = len(lengths), len(ids)
+        lengths = np.append(lengths, _fill(num_texts, num_tokens))
         starts = np.append(0, np.cumsum(lengths, dtype=np.int64))
+        ids = np.append(ids, np.zeros(starts[-1] - num_tokens, np.int32)).astype(np.int32)
         positions = np.arange(len(ids)) - np.repeat(starts[:-1], lengths) + self._arch.position_offset
-        hidden = self._steps.embed(np.ascontiguousarray(ids, np.int32), positions.astype(np.int32), self._tables)
+        hidden = self._steps.embed(ids, positions.astype(np.int32), self._tables)
         firsts = torch.from_numpy(starts[:-1]) if first_only else None
-        return (self._pre_norm if self._arch.norm_first else self._post_norm)(hidden, starts, firsts)
+        states = (self._pre_norm if self._arch.norm_first else self._post_norm)(hidden, starts, firsts)
+        return states[: num_texts if first_only else num_tokens]
 
     def _pre_norm(self, hidden: torch.Tensor, starts: NDArray[np.int64], firsts: torch.Tensor | None) -> torch.Tensor:
         added: Rows | None = None
@@ -104,6 +110,21 @@ class FusedTrunk:
     def _norm(self, hidden: torch.Tensor, added: Rows | None, norm: nn.Module) -> Rows:
         post = not self._arch.norm_first
         return self._steps.add_norm(hidden, added, _layer_norm(norm), self._dtype, post=post)
+
+
+def _fill(num_texts: int, num_tokens: int) -> NDArray[np.int64]:
+    """Lengths of a few texts of no meaning that round a batch up to whole steps of tokens and of texts.
+
+    oneDNN compiles a product for each row count it meets and keeps a thousand of them: without steps it compiles anew
+    for almost every batch, and a process grows by half a gigabyte.
+    """
+    num_more = _TEXT_STEP - num_texts % _TEXT_STEP
+    tokens = -num_tokens % _TOKEN_STEP
+    if tokens < num_more:
+        tokens += _TOKEN_STEP
+    lengths = np.ones(num_more, np.int64)
+    lengths[0] += tokens - num_more
+    return lengths
 
 
 def _layer_norm(norm: nn.Module) -> nn.LayerNorm:
