@@ -56,15 +56,15 @@ class KeyFile(Settings):
 
 
 class Keyring:
-    """The keys of a file, as it is now.
+    """The keys of a file, as it is now. Each of `share` processes grants its even part of a key's rate.
 
     Raises
     ------
     SettingsError : the file can't be used when the service starts.
     """
 
-    def __init__(self, path: str | Path, clock: Clock = time.monotonic) -> None:
-        self._path, self._clock = Path(path), clock
+    def __init__(self, path: str | Path, clock: Clock = time.monotonic, *, share: int = 1) -> None:
+        self._path, self._clock, self._share = Path(path), clock, share
         self._rates: dict[str, TokenRate] = {}
         self._keys: tuple[Key, ...] = ()
         self._stamp = self._file_stamp()
@@ -90,9 +90,10 @@ class Keyring:
         """The key's allowance; None if it has no limit."""
         if key.tokens_per_minute is None:
             return None
+        part = max(1, key.tokens_per_minute // self._share)
         rate = self._rates.get(key.name)
-        if rate is None or rate.tokens_per_minute != key.tokens_per_minute:
-            rate = self._rates[key.name] = TokenRate(key.tokens_per_minute, self._clock)
+        if rate is None or rate.tokens_per_minute != part:
+            rate = self._rates[key.name] = TokenRate(part, self._clock)
         return rate
 
     def _look_again(self) -> None:

@@ -118,3 +118,11 @@ def test_the_command_shows_key_and_entry_once(capsys: pytest.CaptureFixture[str]
     assert digest_of(key) in shown
     assert main(["new", "a b"]) == 2
     assert "name" in capsys.readouterr().err
+
+
+def test_processes_share_a_rate_evenly(tmp_path: Path) -> None:
+    path = write(tmp_path / "keys.yaml", entry("shop", "vb_one", tokens_per_minute=61))
+    keyring = Keyring(path, share=2)
+    rate = keyring.rate(keyring.check("Bearer vb_one"))
+    assert rate is not None
+    assert rate.tokens_per_minute == 30
