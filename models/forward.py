@@ -18,7 +18,8 @@ from models.architecture import Architecture
 from models.bundle import Bundle, BundleError
 from models.cpu.forward import CpuForward
 from models.cpu.rows import load_steps
-from models.cpu.trunk import fits
+from models.cpu.trunk import STORED, fits
+from models.fp8 import has_fp8, use_fp8
 from models.packing import pack
 from models.precision import Precision
 from models.readout import Readout
@@ -54,9 +55,11 @@ def build_forward(bundle: Bundle, precision: Precision, device: torch.device) ->
     arch = bundle.spec.architecture
     if isinstance(arch, Architecture):
         trunk, readout = _load(bundle, arch, device)
-        steps = load_steps() if device.type == "cpu" and fits(arch) else None
+        steps = load_steps() if device.type == "cpu" and fits(arch) and precision in STORED else None
         if steps is not None:
             return CpuForward(trunk, readout, steps, precision)
+        if precision == "fp8" and has_fp8(device):
+            return PackedForward(use_fp8(trunk.to(device, torch.bfloat16)), readout)
         return PackedForward(trunk.to(device, _dtype(precision, bundle, device)), readout)
     from models.foreign import TransformersForward  # noqa: PLC0415 - importing transformers takes seconds
 
@@ -95,7 +98,8 @@ def _dtype(precision: Precision, bundle: Bundle, device: torch.device) -> torch.
     """Of a trunk that runs on PyTorch's own operators."""
     if precision not in DTYPES:
         raise ValueError(
-            f"precision {precision} runs on a CPU with a C compiler, for families with a packed trunk whose sizes are "
-            f"multiples of 16; bundle {bundle} on {device} isn't such a case: choose one of {', '.join(DTYPES)}"
+            f"precision {precision} can't be had of bundle {bundle} on {device}: int8 runs on a CPU with a C compiler, "
+            "fp8 on an Ada or Hopper GPU, both for families with a packed trunk whose sizes are multiples of 16; "
+            f"choose one of {', '.join(DTYPES)}"
         )
     return DTYPES[precision]

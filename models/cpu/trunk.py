@@ -20,7 +20,7 @@ from models.cpu.rows import Rows, Steps
 from models.precision import Precision
 from models.trunk import Layer, Trunk
 
-_STORED: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
+STORED: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
 
 _TOKEN_STEP, _TEXT_STEP = 32, 8  # under 2 % of a batch of 2,048 tokens
 
@@ -37,7 +37,7 @@ class FusedLayer:
         size = layer.attention.output.in_features
         self.attention_norm, self.feed_forward_norm = layer.attention_norm, layer.feed_forward_norm
         qkv = layer.attention.qkv
-        self._steps, self._dtype, self._num_heads = steps, _STORED[precision], layer.attention.num_heads
+        self._steps, self._dtype, self._num_heads = steps, STORED[precision], layer.attention.num_heads
         self._query = prepare(precision, qkv.weight[:size], qkv.bias[:size])
         self._key_value = prepare(precision, qkv.weight[size:], qkv.bias[size:])
         self._output = prepare(precision, layer.attention.output.weight, layer.attention.output.bias)
@@ -63,7 +63,7 @@ class FusedTrunk:
     """A trunk, ready for one precision."""
 
     def __init__(self, trunk: Trunk, steps: Steps, precision: Precision) -> None:
-        self._arch, self._steps, self._dtype = trunk.arch, steps, _STORED[precision]
+        self._arch, self._steps, self._dtype = trunk.arch, steps, STORED[precision]
         tables = (trunk.word_embeddings, trunk.position_embeddings, trunk.token_type_embeddings)
         self._tables = tuple(table.weight.detach() for table in tables)
         self._layers = [FusedLayer(layer, steps, precision) for layer in trunk.layers if isinstance(layer, Layer)]

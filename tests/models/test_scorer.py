@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.bundle import Bundle
 from models.forward import Forward, build_forward
+from models.fp8 import use_fp8
 from models.gates import PrecisionRefused
 from models.packing import pack
 from models.precision import choose_precision
@@ -112,7 +113,7 @@ def test_without_compiled_steps_the_answers_are_the_same_and_int8_isnt_to_be_had
     plain = Scorer(bundle, token_budget=30).score(tokens)
     for name in expected.column_names[1:]:
         np.testing.assert_allclose(plain[name], expected[name], atol=1e-5)
-    with pytest.raises(ValueError, match="int8 runs on a CPU with a C compiler"):
+    with pytest.raises(ValueError, match="int8 can't be had of bundle tiny"):
         Scorer(bundle, token_budget=30, precision="int8", is_gated=False)
 
 
@@ -142,6 +143,24 @@ def test_ragged_attention_gets_each_text_alone(bundle: Bundle, monkeypatch: pyte
     ragged = pack(tokens.ids, tokens.lengths, grouped=False)
     assert not ragged.groups
     torch.testing.assert_close(trunk(ragged), trunk(pack(tokens.ids, tokens.lengths)), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_fp8_products_are_near_bf16s_and_a_row_stands_alone(bundle: Bundle) -> None:
+    arch = bundle.spec.architecture
+    assert arch.family != "transformers"
+    exact = load_trunk(arch, bundle.tensors()).eval()
+    coarse = use_fp8(load_trunk(arch, bundle.tensors()).eval().bfloat16())
+    tokens = random_tokens([30, 29, 3, 1])
+    whole = coarse(pack(tokens.ids, tokens.lengths)).float()
+    expected = exact(pack(tokens.ids, tokens.lengths))
+    cosines = functional.cosine_similarity(whole, expected)
+    assert cosines.min() > 0.95, "random weights are harsher than trained ones"
+    assert not torch.equal(whole, exact.bfloat16()(pack(tokens.ids, tokens.lengths)).float())
+    alone = coarse(pack(tokens.ids[-1:], tokens.lengths[-1:])).float()
+    torch.testing.assert_close(alone[0], whole[-1], atol=2e-2, rtol=2e-2)
+    with pytest.raises(ValueError, match="fp8 can't be had of bundle tiny"):
+        Scorer(bundle, token_budget=100, precision="fp8", is_gated=False)
 
 
 def test_auto_is_one_of_the_two_that_need_no_record() -> None:
