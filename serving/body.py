@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.requests import Request
 
 from serving.errors import RequestError
 
+PLAIN = ("identity",)
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read a whole body.
+
+async def read_body(request: Request, max_bytes: int, encodings: Collection[str] = PLAIN) -> bytes:
+    """Read a whole body, in an encoding that the caller unpacks.
 
     Raises
     ------
     RequestError : too_large; unsupported_media_type if it is compressed.
     """
-    check_length(request, max_bytes)
+    check_length(request, max_bytes, encodings)
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
@@ -25,10 +29,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def check_length(request: Request, max_bytes: int) -> None:
+def check_length(request: Request, max_bytes: int, encodings: Collection[str] = PLAIN) -> None:
     """Refuse by the headers alone, where they tell."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestError("unsupported_media_type", "send the body uncompressed", field="content-encoding")
+    if request.headers.get("content-encoding", "identity").lower() not in encodings:
+        raise RequestError("unsupported_media_type", f"must be {' or '.join(encodings)}", field="content-encoding")
     told = request.headers.get("content-length", "")
     if told.isdecimal() and (len(told) > 18 or int(told) > max_bytes):
         raise too_large(max_bytes)

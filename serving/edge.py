@@ -38,6 +38,7 @@ def plain_error(refused: RequestError, request_id: str) -> Response:
 def error_headers(refused: RequestError) -> dict[str, str]:
     """Headers that belong to an error in every form."""
     headers = {"Retry-After": refused.retry_after} if refused.retry_after else {}
+    headers |= {"Allow": refused.allow} if refused.allow else {}
     return headers | ({"WWW-Authenticate": "Bearer"} if refused.code == "unauthenticated" else {})
 
 
@@ -64,7 +65,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 499  # the client has gone, unless an answer starts
-        request_id = scope["verbatim.request_id"] = _request_id(Request(scope))
+        request_id = scope["verbatim.request_id"] = choose_id(Request(scope).headers.get("x-request-id", ""))
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -75,7 +76,7 @@ class Edge:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:  # the last resort: nothing may pass it
-            refused = error if isinstance(error, RequestError) else _unforeseen(error, request_id)
+            refused = error if isinstance(error, RequestError) else unforeseen(error, request_id)
             if status != 499:
                 raise RuntimeError("an answer broke off") from None
             await self.answer(refused, scope)(scope, receive, watched)
@@ -97,13 +98,13 @@ class Edge:
         )
 
 
-def _request_id(request: Request) -> str:
+def choose_id(given: str) -> str:
     """The client's own id if it can be written anywhere, else a new one."""
-    given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _unforeseen(error: Exception, request_id: str) -> RequestError:
+def unforeseen(error: Exception, request_id: str) -> RequestError:
+    """Log an error that nobody caught, without its words, and give what the client is told."""
     place = "".join(traceback.format_tb(error.__traceback__)[-3:])
     logger.error("unforeseen error", extra={"kind": type(error).__name__, "place": place, "id": request_id})
     return RequestError("internal", "the service failed; the request id leads to the reason in its log")

@@ -15,6 +15,7 @@ HTTP_STATUS = {
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "conflict": 409,
     "too_large": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,
@@ -35,6 +36,8 @@ class RequestError(ValueError):
     field : the part of the request that would have to change, `texts.3` for example.
     retry_after_s : after which the same request may do better.
     """
+
+    allow: str | None = None  # with method_not_allowed: the methods that there are
 
     def __init__(self, code: str, message: str, *, field: str | None = None, retry_after_s: float | None = None):
         assert code in HTTP_STATUS, code

@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from serving import rest
+from serving.console import routes as console
 from serving.edge import Edge, ErrorForm, plain_error
 from serving.errors import RequestError
+from serving.jobs import routes as jobs
+from serving.jobs.cluster import Cluster
+from serving.openapi import describe
 from serving.service import Service
+from serving.v2 import http as v2
+from serving.v2 import rpc
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
@@ -26,24 +33,33 @@ class HttpProtocol:
     errors_as: ErrorForm
 
 
-def protocols(service: Service) -> Sequence[HttpProtocol]:
+def protocols(service: Service, cluster: Cluster | None) -> Sequence[HttpProtocol]:
     """All that is spoken. The place to add one."""
-    return [HttpProtocol("/", rest.routes(service), plain_error)]
+    return [
+        HttpProtocol("/", rest.routes(service), plain_error),
+        HttpProtocol(jobs.PREFIX, jobs.routes(service, cluster), plain_error),
+        HttpProtocol(v2.PREFIX, v2.routes(service), v2.error_form),
+    ]
 
 
-def build_http(service: Service) -> FastAPI:
-    """Put the application together."""
-    spoken = protocols(service)
-    app = FastAPI(title="Verbatim", version="1", docs_url=None, redoc_url=None)
-    for protocol in spoken:
-        app.include_router(protocol.router)
+def build_http(service: Service, cluster: Cluster | None = None) -> FastAPI:
+    """Put the application together; jobs run on the cluster that the settings name, unless one is given."""
+    spoken = protocols(service, cluster)
+    app = FastAPI(title="Verbatim", version="1", docs_url=None, redoc_url=None, lifespan=rpc.lifespan(service))
+    routers = [*(protocol.router for protocol in spoken), console.routes()]
+    routes = [route for router in routers for route in router.routes]
+    for router in routers:
+        app.include_router(router)
+    app.openapi = describe(app, service.settings)  # type: ignore[method-assign]
     by_length = sorted(spoken, key=lambda one: -len(one.prefix))
     app.add_middleware(Edge, metrics=service.metrics, errors_as={one.prefix: one.errors_as for one in by_length})
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> Response:
         message = error.detail if error.status_code in _CODES else "the request can't be read"
-        raise RequestError(_CODES.get(error.status_code, "invalid_request"), message) from None
+        refused = RequestError(_CODES.get(error.status_code, "invalid_request"), message)
+        refused.allow = _methods(routes, request) if error.status_code == 405 else None
+        raise refused from None
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> Response:
@@ -51,3 +67,9 @@ def build_http(service: Service) -> FastAPI:
         raise RequestError("invalid_request", fault["msg"], field=".".join(map(str, fault["loc"]))) from None
 
     return app
+
+
+def _methods(routes: Sequence[BaseRoute], request: Request) -> str:
+    """All methods of a path; Starlette itself tells those of the first route that has it."""
+    found = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    return ", ".join(sorted({method for route in found for method in getattr(route, "methods", ())}))

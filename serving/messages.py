@@ -15,17 +15,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from serving.errors import RequestError
 
 MAX_NAME_CHARS = 256
-_Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
+    """Base of all that a client may send: strict, and an unknown field is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Item(_Message):
+class Item(Message):
     """A text with the id under which its answer is to come back. A plain string is an item without an id."""
 
-    id: _Name | None = None
+    id: Name | None = None
     text: str
 
     @model_validator(mode="before")
@@ -53,7 +55,7 @@ _ITEM_SCHEMA = {
     ]
 }
 _TEXTS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM_SCHEMA, "minItems": 1}]}
-_Items = Annotated[
+Items = Annotated[
     list[Item],
     Field(strict=False),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
@@ -61,16 +63,16 @@ _Items = Annotated[
 ]
 
 
-class ScoreRequest(_Message):
+class ScoreRequest(Message):
     """One text, or a list of strings and of objects with `id` and `text`."""
 
-    texts: _Items
-    model: _Name | None = Field(default=None, description="may be left out where one model is served")
-    version: _Name | None = Field(default=None, description="left out: chosen by share")
-    heads: list[_Name] | None = Field(default=None, max_length=64, description="left out: all")
+    texts: Items
+    model: Name | None = Field(default=None, description="may be left out where one model is served")
+    version: Name | None = Field(default=None, description="left out: chosen by share")
+    heads: list[Name] | None = Field(default=None, max_length=64, description="left out: all")
 
 
-class EmbeddingsRequest(_Message):
+class EmbeddingsRequest(Message):
     """As OpenAI's embeddings take it; token ids instead of text aren't."""
 
     input: Annotated[
@@ -78,20 +80,25 @@ class EmbeddingsRequest(_Message):
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
     ]
-    model: _Name
+    model: Name
     encoding_format: Literal["float", "base64"] = "float"
-    user: _Name | None = Field(default=None, description="ignored")
+    user: Name | None = Field(default=None, description="ignored")
 
 
-class ExplainRequest(_Message):
+def _whole(value: Any) -> Any:
+    """5.0 is an integer to JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class ExplainRequest(Message):
     """A text, and the score to explain."""
 
     text: str
-    model: _Name | None = None
-    version: _Name | None = None
-    head: _Name | None = Field(default=None, description="left out: the first")
-    label: _Name | None = Field(default=None, description="left out: the likeliest; an ordinal head's expected value")
-    k: int = Field(default=10, ge=1, le=128, description="most spans in the answer")
+    model: Name | None = None
+    version: Name | None = None
+    head: Name | None = Field(default=None, description="left out: the first")
+    label: Name | None = Field(default=None, description="left out: the likeliest; an ordinal head's expected value")
+    k: Annotated[int, BeforeValidator(_whole)] = Field(default=10, ge=1, le=128, description="most spans in the answer")
 
 
 class ErrorBody(BaseModel):
@@ -124,6 +131,7 @@ class ScoreResult(BaseModel):
     lang: str | None = None
     num_tokens: int | None = None
     truncated: bool | None = None
+    clean_text: str | None = Field(default=None, description="what spans count in; of bundles that mark spans")
     scores: dict[str, Any] | None = None
     error: ItemError | None = None
 
@@ -218,7 +226,7 @@ class ModelsAnswer(BaseModel):
     data: list[ModelAnswer]
 
 
-AnyMessage = TypeVar("AnyMessage", bound=_Message)
+AnyMessage = TypeVar("AnyMessage", bound=BaseModel)
 
 
 def parse(body: bytes, model: type[AnyMessage]) -> AnyMessage:

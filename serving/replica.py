@@ -181,6 +181,8 @@ def prepare(texts: tuple[str, ...], bundle: Bundle) -> Prepared:
         "num_tokens": pa.array(tokens.lengths, pa.int32()),
         "truncated": pa.array(tokens.truncated, pa.bool_()),
     }
+    if need_offsets(bundle.spec.heads):
+        facts["clean_text"] = pa.array(kept, pa.string())  # spans count in it, and the client can't make it
     return Prepared(rows, pa.table(facts), tokens)
 
 

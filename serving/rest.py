@@ -99,8 +99,8 @@ def routes(service: Service) -> APIRouter:
         """Give the models that the caller may use, with their heads, limits and cards."""
         caller = caller_of(service, request)
         facts = await service.facts()
-        allowed = [one for one in service.settings.bundles if _may_see(caller, one)]
-        return _json({"object": "list", "data": [_model(one, facts[one.deployment]) for one in allowed]})
+        seen = service.visible(caller)
+        return _json({"object": "list", "data": [_model(one, facts[one.deployment]) for one in seen]})
 
     @router.get("/healthz")
     async def healthz() -> Response:
@@ -170,10 +170,6 @@ def _embeddings(scored: Scored, head: str, *, as_base64: bool) -> dict[str, Any]
         "data": [{"object": "embedding", "index": place, "embedding": v} for place, v in enumerate(encoded)],
         "usage": {"prompt_tokens": scored.num_tokens, "total_tokens": scored.num_tokens},
     }
-
-
-def _may_see(caller: Caller, bundle: BundleSettings) -> bool:
-    return caller.key is None or caller.key.models is None or bundle.name in caller.key.models
 
 
 def _model(settings: BundleSettings, facts: BundleFacts | None) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Service:
         self.settings, self.bundles = settings, settings.by_name()
         self.admission = Admission(max(1, settings.admission.tokens_in_flight // share))
         self.metrics = Metrics(self.admission)
-        self._keyring = Keyring(settings.auth.keys_file) if settings.auth.keys_file else None
+        self._keyring = Keyring(settings.auth.keys_file, share=share) if settings.auth.keys_file else None
         self._backend, self._estimate = backend, TokenEstimate()
         self._facts: dict[str, BundleFacts] = {}
 
@@ -179,6 +179,15 @@ class Service:
             self._facts[deployment] = await self._ask(self._backend.facts(deployment))
         return self._facts[deployment]
 
+    def visible(self, caller: Caller) -> list[BundleSettings]:
+        """All versions of the models that the caller may use."""
+        allowed = None if caller.key is None else caller.key.models
+        return [one for one in self.settings.bundles if allowed is None or one.name in allowed]
+
+    async def is_model_ready(self, bundle: BundleSettings) -> bool:
+        """Whether a version has a replica that answers now, or gets one when it is asked."""
+        return self._may_sleep(bundle) or await self._refresh(bundle)
+
     async def is_ready(self) -> bool:
         """Whether every version that is never without a replica has one that answers now."""
         awake = [one for one in self.settings.bundles if not self._may_sleep(one)]
@@ -197,6 +206,15 @@ class Service:
 
     async def _admit(self, tokens: int, may_wait: bool) -> Ticket:
         return await self.admission.wait(tokens) if may_wait else self.admission.enter(tokens)
+
+    def charge(self, caller: Caller, bundle: BundleSettings, texts: Sequence[str]) -> None:
+        """Take from the key's rate what texts are estimated to cost; for work that isn't done here.
+
+        Raises
+        ------
+        RequestError : rate_limited.
+        """
+        self._spend(caller, self._estimate(texts, self._max_length(bundle)))
 
     def _spend(self, caller: Caller, tokens: int) -> TokenRate | None:
         if caller.key is None or self._keyring is None or (rate := self._keyring.rate(caller.key)) is None:

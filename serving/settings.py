@@ -15,6 +15,8 @@ from pydantic import Field, model_validator
 
 from models.precision import Precision
 from serving.config import Settings
+from serving.jobs.settings import JobSettings
+from serving.v2.settings import GrpcSettings
 
 _SHARES_MAY_MISS = 1e-6
 
@@ -108,6 +110,7 @@ class IngressSettings(Settings):
 
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.0, ge=0)
+    resources: dict[str, float] = Field(default={}, description="Ray's custom ones; pins it to nodes that have them")
 
 
 class ServingSettings(Settings):
@@ -118,6 +121,8 @@ class ServingSettings(Settings):
     admission: AdmissionSettings = AdmissionSettings()
     auth: AuthSettings = AuthSettings()
     http: HttpSettings = HttpSettings()
+    grpc: GrpcSettings | None = Field(default=None, description="left out: the Open Inference Protocol over HTTP only")
+    jobs: JobSettings | None = Field(default=None, description="left out: no asynchronous jobs")
     ingress: IngressSettings = IngressSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -29,7 +29,7 @@ log = logging.getLogger("verbatim.benchmark")
 
 _TUNING_SHARE, _LEAST_TUNING = 0.2, 64
 _NUM_CALIBRATION = 64
-_GROSS = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.25, "fp8": 0.25}  # a larger difference of probabilities means another function
+_GROSS = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.25, "fp8": 0.25}  # over this, another function
 
 
 @dataclass

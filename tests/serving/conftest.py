@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle, load_bundle
+from models.heads import HeadSpec
+from serving.auth import digest_of
 from serving.config import parse_settings
 from serving.errors import RequestError
 from serving.http import build_http
@@ -16,6 +19,7 @@ from serving.replica import Replica
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.wire import BundleFacts, ExplainCall, ExplainReply, ScoreCall, ScoreReply
+from tests.serving.started import ray_head, started
 from tests.tiny import tiny_bundle
 
 
@@ -49,6 +53,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def entry(bundle: Bundle, **more: Any) -> dict[str, Any]:
     """An entry of `bundles` for a local bundle, small enough for tests."""
     return {"name": "tiny", "reference": str(bundle.folder), "precision": "fp32", "token_budget": 512, **more}
+
+
+def entry_named(name: str, **more: Any) -> dict[str, Any]:
+    """An entry of `bundles` for backends that load none."""
+    return {"name": name, "reference": name, **more}
 
 
 def settings_of(*bundles: dict[str, Any], **more: Any) -> ServingSettings:
@@ -86,6 +95,31 @@ def client(start: Start, tiny: Bundle) -> TestClient:
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "NO_PROXY", "127.0.0.1")
+
+
+LIVE_KEY = "vb_live"
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a whole service that asks for `LIVE_KEY`: the starter, `aspects` with spans and embeddings, and jobs."""
+    folder = tmp_path_factory.mktemp("live")
+    heads = (
+        HeadSpec(name="aspect", kind="token", labels=("O", "B-price", "I-price")),
+        HeadSpec(name="vector", kind="embedding", size=32, pooling="mean"),
+    )
+    marks = tiny_bundle(folder / "aspects", name="aspects", seed=3, heads=heads)
+    keys = [{"name": "live", "sha256": digest_of(LIVE_KEY)}]
+    (folder / "keys.yaml").write_text(yaml.safe_dump({"keys": keys}), encoding="utf-8")
+    bundles = [
+        {"name": "starter", "reference": "starter", "num_cpus": 0.5},
+        {"name": "aspects", "reference": str(marks.folder), "num_cpus": 0.5},
+    ]
+    with ray_head(folder, num_cpus=4) as head:
+        jobs = {"store": str(folder / "jobs"), "dashboard": head.dashboard}
+        settings = {"bundles": bundles, "auth": {"keys_file": str(folder / "keys.yaml")}, "jobs": jobs}
+        with started(settings, folder, RAY_ADDRESS=head.address) as url:
+            yield url
 
 
 ROOT = Path(__file__).parents[2]
