@@ -12,8 +12,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from cluster.config import SettingsError, load_config
 from cluster.session import session
-from serving.config import SettingsError, load_settings
 from serving.settings import HttpSettings, ServingSettings
 
 _LEANER = {  # one event loop a process and gRPC between them: the service's own code never blocks the loop
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("usage: python -m serving SETTINGS.yaml\n")
         return 2
     try:
-        settings = load_settings(arguments[0], ServingSettings)
+        settings = load_config(arguments[0], (), ServingSettings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -15,7 +15,7 @@ from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
-from serving.config import load_settings, parse_settings
+from cluster.config import load_config, parse_config
 from serving.ingress import Ingress
 from serving.replica import Replica
 from serving.settings import AutoscalingSettings, BundleSettings, ServingSettings
@@ -32,7 +32,7 @@ def build(args: dict[str, Any]) -> Application:
     ------
     SettingsError : one line for each fault.
     """
-    settings = load_settings(args["config"], ServingSettings) if "config" in args else _inline(args)
+    settings = load_config(args["config"], (), ServingSettings) if "config" in args else _inline(args)
     return build_application(settings)
 
 
@@ -51,7 +51,7 @@ def build_application(settings: ServingSettings) -> Application:
 
 
 def _inline(args: dict[str, Any]) -> ServingSettings:
-    return parse_settings(args, ServingSettings, "args")
+    return parse_config(args, ServingSettings, "args")
 
 
 def _options(settings: ServingSettings) -> dict[str, Any]:

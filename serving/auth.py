@@ -18,8 +18,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from cluster.config import Settings, SettingsError, load_config
 from serving.admission import Clock, TokenRate
-from serving.config import Settings, SettingsError, load_settings
 from serving.errors import RequestError
 
 _LOOK_EVERY_S = 1.0
@@ -111,7 +111,7 @@ class Keyring:
             logger.error("keys file can't be used, the last good keys stay in force", extra={"fault": _plain(error)})
 
     def _read(self) -> None:
-        self._keys = load_settings(self._path, KeyFile).keys
+        self._keys = load_config(self._path, (), KeyFile).keys
 
     def _file_stamp(self) -> tuple[int, int, int] | None:
         try:

@@ -17,9 +17,9 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serving.errors import RequestError
-from serving.http import build_http
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.web.http import build_http
 from serving.wire import BundleFacts, ExplainCall, ExplainReply, ScoreCall, ScoreReply
 
 _TRIES = 4  # a replica may die, and so may the next; Serve takes a second to see that one is gone

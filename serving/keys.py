@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import yaml
 
+from cluster.config import SettingsError, parse_config
 from serving.auth import Key, digest_of, new_key
-from serving.config import SettingsError, parse_settings
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def make(name: str, models: list[str] | None, tokens_per_minute: int | None) -> 
     key = new_key()
     plain = {"name": name, "sha256": digest_of(key), "models": models, "tokens_per_minute": tokens_per_minute}
     given = {field: value for field, value in plain.items() if value is not None}
-    parse_settings(given, Key, "the new key")
+    parse_config(given, Key, "the new key")
     return key, yaml.safe_dump([given], sort_keys=False)
 
 

@@ -1,7 +1,7 @@
 """What the service does, whatever protocol it is asked in: check the key, admit, choose the version, ask it, count.
 
-The protocols (`serving.rest` and its neighbours) turn their own requests into these calls and these answers into their
-own form; the `Backend` brings a call to a replica. Neither HTTP nor Ray is known here.
+The protocols (`serving.web.rest` and its neighbours) turn their own requests into these calls and these answers into
+their own form; the `Backend` brings a call to a replica. Neither HTTP nor Ray is known here.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.config import Settings
 from models.precision import Precision
-from serving.config import Settings
 from serving.jobs.settings import JobSettings
 from serving.v2.settings import GrpcSettings
 

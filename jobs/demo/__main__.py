@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from jobs.config import parse_config
+from cluster.config import parse_config
 from jobs.demo.corpus import write_corpus
 from jobs.demo.overview import show_overview
 from jobs.score.run import run

@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from jobs.config import load_config
+from cluster.config import load_config
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.settings import EvaluateSettings
 from jobs.evaluate.summary import summary

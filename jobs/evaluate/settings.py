@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from jobs.config import Settings
+from cluster.config import Settings
 
 SET_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 

@@ -14,7 +14,7 @@ from types import FrameType
 
 from ray.exceptions import RayError, RayTaskError
 
-from jobs.config import load_config
+from cluster.config import load_config
 from jobs.score.lease import LeaseError
 from jobs.score.run import describe, run
 from jobs.score.settings import ScoreSettings

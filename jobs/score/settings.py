@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.config import Settings
+from cluster.config import Settings
 from jobs.reading.columns import Columns
 from models.precision import Precision
 

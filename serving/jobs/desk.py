@@ -28,9 +28,9 @@ from serving.jobs.command import entrypoint
 from serving.jobs.messages import Corpus, JobRequest
 from serving.jobs.places import check_place
 from serving.jobs.settings import JobSettings
-from serving.messages import Item
 from serving.service import Caller, Service, Wanted
 from serving.settings import BundleSettings
+from serving.web.messages import Item
 
 _BOOK = "job.json"
 _TEXTS = "texts.jsonl"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from serving.messages import Items, Message, Name
+from serving.web.messages import Items, Message, Name
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 

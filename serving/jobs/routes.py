@@ -7,15 +7,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
-from serving import ndjson
-from serving.body import read_body
 from serving.errors import RequestError
 from serving.jobs.cluster import Cluster, RayCluster
 from serving.jobs.desk import Desk
 from serving.jobs.messages import JobAnswer, JobRequest
-from serving.messages import ErrorAnswer, parse
-from serving.rest import caller_of
 from serving.service import Service
+from serving.web import ndjson
+from serving.web.body import read_body
+from serving.web.messages import ErrorAnswer, parse
+from serving.web.rest import caller_of
 
 PREFIX = "/v1/jobs"
 _ASKING: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (401, 404, 500, 503)}

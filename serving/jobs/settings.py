@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from serving.config import Settings
+from cluster.config import Settings
 
 
 class JobSettings(Settings):

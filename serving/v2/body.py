@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from serving.body import PLAIN, read_body, too_large
 from serving.errors import RequestError
-from serving.messages import parse
 from serving.v2.infer import InferAnswer, InferRequest, Requested
 from serving.v2.tensors import InputTensor, OutputTensor
+from serving.web.body import PLAIN, read_body, too_large
+from serving.web.messages import parse
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 _ENCODINGS = (*PLAIN, "gzip", "deflate")

@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
-from serving.edge import error_headers, request_id_of
 from serving.errors import RequestError
-from serving.messages import parse
 from serving.service import Caller, Service
 from serving.v2 import body, models
 from serving.v2.infer import infer
+from serving.web.edge import error_headers, request_id_of
+from serving.web.messages import parse
 
 PREFIX = "/v2"
 _INVALID = 400  # Triton's status of every argument that isn't right

@@ -22,13 +22,13 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from serving.edge import choose_id, unforeseen
 from serving.errors import RequestError
 from serving.service import Caller, Service
 from serving.v2.http import message_of
 from serving.v2.protos import SERVICE
 from serving.v2.rpc_messages import parse
 from serving.v2.rpc_methods import Method, methods
+from serving.web.edge import choose_id, unforeseen
 
 CODES = {
     "invalid_json": grpc.StatusCode.INVALID_ARGUMENT,

@@ -6,7 +6,7 @@ import ipaddress
 
 from pydantic import Field, model_validator
 
-from serving.config import Settings
+from cluster.config import Settings
 
 
 class GrpcSettings(Settings):

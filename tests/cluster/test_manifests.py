@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.config import load_config
+from cluster.config import load_config
 from jobs.score.settings import ScoreSettings
 
 ROOT = Path(__file__).parents[2]

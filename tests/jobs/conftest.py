@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from jobs.config import parse_config
+from cluster.config import parse_config
 from jobs.score.run import run
 from jobs.score.settings import ScoreSettings
 from tests.tiny import tiny_bundle

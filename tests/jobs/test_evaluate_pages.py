@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.config import parse_config
+from cluster.config import parse_config
 from jobs.evaluate.answers import Answers, Pass
 from jobs.evaluate.compare import aligned
 from jobs.evaluate.labels import Labelled

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.config import SettingsError, load_config, parse_config
+from cluster.config import SettingsError, load_config, parse_config
 from jobs.evaluate.rows import EvaluateError
 from jobs.evaluate.sets import LoadedSet, load_set
 from jobs.evaluate.settings import EvaluateSettings

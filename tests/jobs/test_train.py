@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from jobs.config import SettingsError, load_config, parse_config
+from cluster.config import SettingsError, load_config, parse_config
 from jobs.train.__main__ import main
 from jobs.train.calibrate import best_temperature
 from jobs.train.card import FLOORS

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from cluster.config import parse_config
 from models.bundle import Bundle, load_bundle
 from models.heads import HeadSpec
 from serving.auth import digest_of
-from serving.config import parse_settings
 from serving.errors import RequestError
-from serving.http import build_http
 from serving.replica import Replica
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.web.http import build_http
 from serving.wire import BundleFacts, ExplainCall, ExplainReply, ScoreCall, ScoreReply
 from tests.serving.started import ray_head, started
 from tests.tiny import tiny_bundle
@@ -61,7 +61,7 @@ def entry_named(name: str, **more: Any) -> dict[str, Any]:
 
 
 def settings_of(*bundles: dict[str, Any], **more: Any) -> ServingSettings:
-    return parse_settings({"bundles": list(bundles), **more}, ServingSettings, "test")
+    return parse_config({"bundles": list(bundles), **more}, ServingSettings, "test")
 
 
 Start = Callable[..., TestClient]

@@ -3,11 +3,11 @@
 import pyarrow as pa
 from fastapi import FastAPI
 
-from serving.http import build_http
 from serving.jobs.cluster import Cluster, Progress
 from serving.jobs.messages import State
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.web.http import build_http
 from serving.wire import (
     Attribution,
     BundleFacts,

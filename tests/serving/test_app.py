@@ -6,8 +6,8 @@ import pytest
 from ray.serve._private.build_app import build_app
 from ray.serve.config import AutoscalingConfig
 
+from cluster.config import SettingsError
 from serving.app import build
-from serving.config import SettingsError
 from tests.serving.test_settings import ONE, SHIPPED
 
 

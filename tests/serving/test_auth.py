@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.config import SettingsError
 from serving.auth import Keyring, digest_of, new_key
-from serving.config import SettingsError
 from serving.errors import RequestError
 from serving.keys import main, make
 from tests.serving.clock import Clock

@@ -18,8 +18,8 @@ from models.clean import clean
 from models.heads import HeadSpec
 from models.scorer import Scorer
 from serving.auth import digest_of
-from serving.ndjson import score_lines
 from serving.service import Caller, Service, Wanted
+from serving.web.ndjson import score_lines
 from tests.serving.conftest import LocalBackend, Start, entry
 from tests.tiny import tiny_bundle
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from jobs.config import load_config
+from cluster.config import load_config
 from jobs.score.settings import ScoreSettings
 from serving.auth import digest_of
 from serving.jobs.cluster import RayCluster

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serving.config import parse_settings
+from cluster.config import parse_config
 from serving.settings import ServingSettings
 from serving.v2.protos import SERVICE
 
@@ -42,7 +42,7 @@ def deployed(documents: dict[str, Manifest]) -> ServeDeploySchema:
 
 @pytest.fixture(scope="module")
 def settings(deployed: ServeDeploySchema) -> ServingSettings:
-    return parse_settings(deployed.applications[0].args, ServingSettings, "the manifest")
+    return parse_config(deployed.applications[0].args, ServingSettings, "the manifest")
 
 
 def test_known_fields(documents: dict[str, Manifest], cluster: Manifest) -> None:

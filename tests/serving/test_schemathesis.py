@@ -15,7 +15,7 @@ from schemathesis.engine import from_schema
 from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
 
 from serving.auth import digest_of
-from serving.ndjson import MEDIA_TYPE
+from serving.web.ndjson import MEDIA_TYPE
 from tests.serving.conftest import entry_named, settings_of
 from tests.serving.double import double_app
 

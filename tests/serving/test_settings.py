@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.config import SettingsError, load_settings, parse_settings
+from cluster.config import SettingsError, load_config, parse_config
 from serving.settings import ServingSettings
 
 SHIPPED = Path(__file__).parents[2] / "serving" / "serving.yaml"
@@ -14,11 +14,11 @@ ONE = {"name": "starter", "reference": "starter"}
 
 
 def parse(**settings: Any) -> ServingSettings:
-    return parse_settings({"bundles": [ONE], **settings}, ServingSettings, "test")
+    return parse_config({"bundles": [ONE], **settings}, ServingSettings, "test")
 
 
 def test_the_shipped_file_can_be_used_and_holds_the_defaults() -> None:
-    assert load_settings(SHIPPED, ServingSettings) == parse()
+    assert load_config(SHIPPED, (), ServingSettings) == parse()
 
 
 def test_listens_on_loopback_unless_told() -> None:
@@ -79,9 +79,9 @@ def test_a_file_that_is_no_yaml(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "serving.yaml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SettingsError, match=words):
-        load_settings(path, ServingSettings)
+        load_config(path, (), ServingSettings)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
-        load_settings(tmp_path / "none.yaml", ServingSettings)
+        load_config(tmp_path / "none.yaml", (), ServingSettings)

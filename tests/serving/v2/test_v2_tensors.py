@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.config import SettingsError, parse_settings
+from cluster.config import SettingsError, parse_config
 from serving.errors import HTTP_STATUS, RequestError
 from serving.v2 import body, rpc, rpc_messages
 from serving.v2.infer import InferAnswer, InferRequest, Requested
@@ -376,5 +376,5 @@ def test_grpc_listens_on_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])  # noqa: S104
 def test_grpc_listens_elsewhere_only_behind_tls(host: str) -> None:
     with pytest.raises(SettingsError, match=r"host must be of loopback.*tls_front"):
-        parse_settings({"host": host}, GrpcSettings, "test")
-    assert parse_settings({"host": host, "tls_front": True}, GrpcSettings, "test").host == host
+        parse_config({"host": host}, GrpcSettings, "test")
+    assert parse_config({"host": host, "tls_front": True}, GrpcSettings, "test").host == host

@@ -13,12 +13,14 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from serving import ndjson
-from serving.answers import results
-from serving.body import check_length, read_body
-from serving.edge import request_id_of
 from serving.errors import RequestError
-from serving.messages import (
+from serving.service import Caller, Scored, Service, Wanted
+from serving.settings import BundleSettings
+from serving.web import ndjson
+from serving.web.answers import results
+from serving.web.body import check_length, read_body
+from serving.web.edge import request_id_of
+from serving.web.messages import (
     EmbeddingsAnswer,
     EmbeddingsRequest,
     ErrorAnswer,
@@ -29,8 +31,6 @@ from serving.messages import (
     ScoreRequest,
     parse,
 )
-from serving.service import Caller, Scored, Service, Wanted
-from serving.settings import BundleSettings
 from serving.wire import BundleFacts
 
 _FAULTS = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)

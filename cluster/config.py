@@ -1,6 +1,7 @@
-"""Reading the service's YAML: frozen, typed, checked at the edge; an unknown key is an error that names the nearest.
+"""Settings of jobs and service: one YAML, a few `dotted.key=value` overrides, checked at the edge before work starts.
 
-One line for each fault, with the field, its value and what would be right, as the jobs' settings have it.
+Each describes its settings as a frozen pydantic model; this file reads the YAML, lays the overrides over it, and
+turns what doesn't fit into one error that names each field, its value and what would be right.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Settings(BaseModel):
-    """Base of all settings here: frozen, strict about types, and an unknown key is an error."""
+    """Base of all settings: frozen, strict about types, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -27,17 +28,24 @@ class SettingsError(ValueError):
     """Settings that can't be used. One line for each fault."""
 
 
-def load_settings(path: str | Path, model: type[AnySettings]) -> AnySettings:
-    """Read a YAML file.
+def load_config(path: str | Path, overrides: Sequence[str], model: type[AnySettings]) -> AnySettings:
+    """Read `path`, lay `overrides` over it, and check the whole.
+
+    Parameters
+    ----------
+    overrides : `key=value` or `outer.inner=value`; the value is read as YAML (`3`, `true`, `null`, `[a, b]`, text).
 
     Raises
     ------
     SettingsError : the file can't be read, isn't a YAML mapping, or a field is unknown, missing or wrong.
     """
-    return parse_settings(_read_yaml(Path(path)), model, str(path))
+    data = _read_yaml(Path(path))
+    for override in overrides:
+        _lay_over(data, override)
+    return parse_config(data, model, str(path))
 
 
-def parse_settings(data: dict[str, Any], model: type[AnySettings], source: str) -> AnySettings:
+def parse_config(data: dict[str, Any], model: type[AnySettings], source: str) -> AnySettings:
     """Check settings that are already a mapping; `source` names them in errors."""
     try:
         return model.model_validate(data)
@@ -53,9 +61,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"settings file {path} can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} isn't YAML: {error}") from error
+    if data is None:
+        return {}
     if not isinstance(data, dict):
         raise SettingsError(f"settings file {path} must be a mapping of keys to values, got {type(data).__name__}")
     return data
+
+
+def _lay_over(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise SettingsError(f"override {override!r} must read key=value, for example pool.max_size=4")
+    *outer, last = key.split(".")
+    for name in outer:
+        inner = data.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(f"override {override!r}: {name} is the value {inner!r}, so it has no keys below it")
+        data = inner
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"override {override!r}: the value isn't YAML: {error}") from error
 
 
 def _faults(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from jobs.config import Settings, SettingsError, load_config
+from cluster.config import Settings, SettingsError, load_config
 
 
 class Inner(Settings):

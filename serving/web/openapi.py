@@ -13,8 +13,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from serving.errors import HTTP_STATUS
-from serving.ndjson import MEDIA_TYPE
 from serving.settings import LimitSettings, ServingSettings
+from serving.web.ndjson import MEDIA_TYPE
 
 _ABOUT = (
     "Scores what customers wrote. A text gets the scores here that the scoring job gives it. Every answer that isn't "

@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from serving.answers import results
-from serving.body import too_large
 from serving.errors import RequestError
-from serving.messages import Item, parse
 from serving.service import Caller, Service, Wanted
+from serving.web.answers import results
+from serving.web.body import too_large
+from serving.web.messages import Item, parse
 
 MEDIA_TYPE = "application/x-ndjson"
 _GROUP_TEXTS = 128

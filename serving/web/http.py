@@ -10,16 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-from serving import rest
 from serving.console import routes as console
-from serving.edge import Edge, ErrorForm, plain_error
 from serving.errors import RequestError
 from serving.jobs import routes as jobs
 from serving.jobs.cluster import Cluster
-from serving.openapi import describe
 from serving.service import Service
 from serving.v2 import http as v2
 from serving.v2 import rpc
+from serving.web import rest
+from serving.web.edge import Edge, ErrorForm, plain_error
+from serving.web.openapi import describe
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 
