@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     modes = parser.add_subparsers(required=True, metavar="MODE")
     engine = _mode(modes, "engine", _engine, "token ids to probabilities in process, ours beside the peers")
     _add_model(engine)
-    _add_texts(engine, num_texts=600)
+    _add_texts(engine, num_texts=2000)
     engine.add_argument("--precisions", default=",".join(PRECISIONS), help="ours, with commas")
     engine.add_argument("--peers", default="all", help="all, none, or names with commas")
     engine.add_argument("--rounds", type=_at_least_1, default=5)

@@ -37,7 +37,7 @@ class EngineOptions:
     shape: Shape = DEFAULT_SHAPE
     bundle: str | None = None
     texts: Path | None = None
-    num_texts: int = 600
+    num_texts: int = 2000
     rounds: int = 5
     seed: int = 0
     price_per_hour: float | None = None

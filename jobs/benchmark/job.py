@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.config import parse_config
 from cluster.stores import open_store
 from jobs.benchmark.arena import Arena, flops
 from jobs.benchmark.engine import make_model
@@ -26,7 +27,6 @@ from jobs.benchmark.roster import ours
 from jobs.benchmark.row import Row, Runs, make_row
 from jobs.benchmark.texts import gather
 from jobs.benchmark.work import Work, thin
-from jobs.config import parse_config
 from jobs.score.run import run
 from jobs.score.settings import ScoreSettings
 from jobs.score.write import read_counts

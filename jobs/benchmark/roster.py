@@ -18,18 +18,22 @@ _HF, _ST = ("transformers", "torch"), ("sentence-transformers", "transformers", 
 _ORT, _OV = ("onnxruntime", "onnx"), ("openvino", "nncf")
 
 PEERS = (
-    Entry(
-        "transformers-pipeline", f"{_PEERS}.with_transformers:Pipeline", takes_texts=True, thinned=0.25, packages=_HF
-    ),
-    Entry("transformers-fp32-tuned", f"{_PEERS}.with_transformers:Sorted", packages=_HF),
+    Entry("transformers-pipeline", f"{_PEERS}.with_transformers:Pipeline", takes_texts=True, thinned=0.1, packages=_HF),
+    Entry("transformers-fp32-tuned", f"{_PEERS}.with_transformers:Sorted", thinned=0.25, packages=_HF),
     Entry("transformers-bf16-tuned", f"{_PEERS}.with_transformers:Sorted", "bf16", packages=_HF),
-    Entry("sentence-transformers", f"{_PEERS}.with_sentence_transformers:Encode", takes_texts=True, packages=_ST),
-    Entry("onnxruntime-fp32", f"{_PEERS}.with_onnxruntime:Session", packages=_ORT),
+    Entry(
+        "sentence-transformers",
+        f"{_PEERS}.with_sentence_transformers:Encode",
+        takes_texts=True,
+        thinned=0.2,
+        packages=_ST,
+    ),
+    Entry("onnxruntime-fp32", f"{_PEERS}.with_onnxruntime:Session", thinned=0.25, packages=_ORT),
     Entry("onnxruntime-int8", f"{_PEERS}.with_onnxruntime:Session", "int8", packages=_ORT),
     Entry("openvino-fp32", f"{_PEERS}.with_openvino:Compiled", packages=_OV),
     Entry("openvino-bf16", f"{_PEERS}.with_openvino:Compiled", "bf16", packages=_OV),
     Entry("openvino-int8", f"{_PEERS}.with_openvino:Compiled", "int8", packages=_OV),
-    Entry("infinity", f"{_PEERS}.with_infinity:Classify", takes_texts=True, packages=("infinity-emb",)),
+    Entry("infinity", f"{_PEERS}.with_infinity:Classify", takes_texts=True, thinned=0.1, packages=("infinity-emb",)),
 )
 
 
