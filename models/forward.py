@@ -8,6 +8,7 @@ padded rows. The answers are the same, the speed isn't.
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from models.architecture import Architecture
 from models.bundle import Bundle, BundleError
 from models.cpu.forward import CpuForward
-from models.cpu.rows import load_steps
+from models.cpu.rows import Steps, load_steps
 from models.cpu.trunk import STORED, fits
 from models.fp8 import has_fp8, use_fp8
 from models.packing import pack
@@ -25,6 +26,8 @@ from models.precision import Precision
 from models.readout import Readout
 from models.trunk import Trunk
 from models.weights import load_trunk
+
+log = logging.getLogger("verbatim.models")
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}  # on PyTorch's own operators
 
@@ -55,7 +58,7 @@ def build_forward(bundle: Bundle, precision: Precision, device: torch.device) ->
     arch = bundle.spec.architecture
     if isinstance(arch, Architecture):
         trunk, readout = _load(bundle, arch, device)
-        steps = load_steps() if device.type == "cpu" and fits(arch) and precision in STORED else None
+        steps = _cpu_steps(bundle, arch) if device.type == "cpu" and precision in STORED else None
         if steps is not None:
             return CpuForward(trunk, readout, steps, precision)
         if precision == "fp8" and has_fp8(device):
@@ -83,6 +86,13 @@ class PackedForward:
         hidden_td = self._trunk(batch)
         pooled = {pooling: self._trunk.pool(hidden_td, batch, pooling) for pooling in self._readout.poolings}
         return self._readout(hidden_td, pooled)
+
+
+def _cpu_steps(bundle: Bundle, arch: Architecture) -> Steps | None:
+    if fits(arch):
+        return load_steps()
+    log.warning("sizes of bundle %s aren't multiples of 16: it runs on PyTorch's operators, slower", bundle)
+    return None
 
 
 def _load(bundle: Bundle, arch: Architecture, device: torch.device) -> tuple[Trunk, Readout]:

@@ -6,6 +6,7 @@ requests in flight finish.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -25,11 +26,10 @@ _LEANER = {  # one event loop a process and gRPC between them: the service's own
 
 def main(arguments: Sequence[str]) -> int:
     """Run until told to stop."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m serving SETTINGS.yaml\n")
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m serving", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("settings", help="YAML file; serving/serving.yaml shows every key")
     try:
-        settings = load_config(arguments[0], (), ServingSettings)
+        settings = load_config(parser.parse_args(arguments).settings, (), ServingSettings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -35,7 +35,7 @@ def load_library() -> ctypes.CDLL | None:
     """The compiled kernels, or None if this machine can't compile them."""
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
-        log.warning("no C compiler (cc) on this machine: the trunk runs on PyTorch's operators, about half as fast")
+        log.warning("no C compiler (cc) on this machine: the trunk runs on PyTorch's operators, slower")
         return None
     try:
         return ctypes.CDLL(str(_compiled(compiler, cache_root() / "kernels")))
