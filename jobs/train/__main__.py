@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from jobs.config import load_config
+from cluster.config import load_config
 from jobs.train.loop import TrainingError
 from jobs.train.settings import TrainSettings
 from jobs.train.stages import train

@@ -6,6 +6,8 @@ measured on what it was fitted to. Nothing else is chosen on these texts.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ from jobs.train.measure import (
 from jobs.train.sets import HEADS, NEUTRAL
 from models.batching import batches
 from models.heads import HeadSpec
-from models.packing import pack
+from models.packing import PackedBatch, pack
 
 TEMPERATURES = np.geomspace(0.25, 8.0, 401)  # steps of 0.9 %: finer than any dev part can tell apart
 TOKEN_BUDGET = 8192
@@ -56,16 +58,23 @@ def measure_set(learner: Learner, corpus: Corpus, seed: int) -> SetReport:
     )
 
 
-@torch.inference_mode()
 def _dev_logits(learner: Learner, corpus: Corpus) -> list[Logits]:
     """Logits of each head, N x C, in the corpus' order."""
     logits = [np.empty((len(corpus), len(head.labels)), dtype=np.float32) for head in HEADS]
-    for rows in batches(corpus.lengths, TOKEN_BUDGET):
-        batch = pack(np.concatenate(corpus.gather(rows)), corpus.lengths[rows])
-        answers = learner.head_logits(learner.trunk(batch), batch)
-        for whole, part in zip(logits, answers, strict=True):
+    for rows, outputs in answers(lambda batch: learner.head_logits(learner.trunk(batch), batch), corpus):
+        for whole, part in zip(logits, outputs, strict=True):
             whole[rows] = part.numpy()
     return logits
+
+
+def answers(
+    forward: Callable[[PackedBatch], list[torch.Tensor]], corpus: Corpus
+) -> Iterator[tuple[NDArray[np.int64], list[torch.Tensor]]]:
+    """Go through a whole corpus, batch by batch: which texts, and what `forward` gives for them."""
+    for rows in batches(corpus.lengths, TOKEN_BUDGET):
+        with torch.inference_mode():
+            outputs = forward(pack(np.concatenate(corpus.gather(rows)), corpus.lengths[rows]))
+        yield rows, outputs
 
 
 def best_temperature(logits_bc: Logits, bits: NDArray[np.uint8]) -> float:
@@ -74,7 +83,12 @@ def best_temperature(logits_bc: Logits, bits: NDArray[np.uint8]) -> float:
     if not known.any():
         return 1.0
     allowed = (bits[known, None] >> np.arange(logits_bc.shape[1])) & 1 == 1
-    losses = [_loss(logits_bc[known], allowed, float(temperature)) for temperature in TEMPERATURES]
+    return likeliest_temperature(lambda temperature: _loss(logits_bc[known], allowed, temperature))
+
+
+def likeliest_temperature(loss_at: Callable[[float], float]) -> float:
+    """The temperature of least loss."""
+    losses = [loss_at(float(temperature)) for temperature in TEMPERATURES]
     return round(float(TEMPERATURES[int(np.argmin(losses))]), 4)
 
 

@@ -21,7 +21,7 @@ from models.packing import pack
 
 def finetune_loss(
     corpus: Corpus, vocabulary: Vocabulary, stage: StageSettings, longest: int, precision: torch.dtype
-) -> StepLoss:
+) -> StepLoss[Learner]:
     """Build the loss of a fine-tuning step."""
 
     def loss_of(learner: Learner, step: Step) -> tuple[torch.Tensor, int]:

@@ -1,8 +1,9 @@
 """The training loop of every stage: one plan of steps, checkpoints by the clock, the same end at any kill.
 
-A step's noise comes from the seed and the step's number, so a resumed stage needs only weights, optimizer and step.
-Checkpoints are plain tensors, put in place whole and read with `weights_only`. Given up: exactly equal runs over
-different thread counts (sums differ in their last bits).
+A step's noise comes from the seed and the step's number, so a resumed stage needs only weights, optimizer and step,
+and what its watch knows: who ends a stage early, or keeps books of its steps. Checkpoints are plain tensors and
+numbers, put in place whole and read with `weights_only`. Given up: exactly equal runs over different thread counts
+(sums differ in their last bits).
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from jobs.train.learner import Learner
-from jobs.train.optim import Optimizer, rate_at
+from jobs.train.optim import Optimizer, learner_optimizer, rate_at
 from jobs.train.plan import Rows
-from jobs.train.settings import StageSettings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,41 @@ class Step:
     rng: np.random.Generator
 
 
-StepLoss = Callable[[Learner, Step], tuple[torch.Tensor, int]]  # gives the loss and the tokens it read
+Model = TypeVar("Model", bound=nn.Module)
+StepLoss = Callable[[Model, Step], tuple[torch.Tensor, int]]  # gives the loss and the tokens it read
+
+
+class Schedule(Protocol):
+    """What the loop reads of a stage's settings; rates are the highest ones."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of embeddings, norms, biases and heads."""
+
+    @property
+    def matrix_learning_rate(self) -> float:
+        """Of the layers' matrices."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of all steps."""
+
+    @property
+    def clip(self) -> float:
+        """Largest norm of the gradient."""
+
+
+class Watch(Protocol):
+    """Looks on as a stage runs."""
+
+    def after_step(self, number: int, loss: float, tokens: int) -> bool:
+        """Take note of a step that was taken; whether the stage is to end with it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors, lists and numbers, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
 
 
 @dataclass(frozen=True)
@@ -51,48 +86,64 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Course:
+class Course(Generic[Model]):
     """What a stage goes through: its steps in order, the loss of a step, its settings, and the seed of its noise."""
 
     steps: list[Rows]
-    loss_of: StepLoss
-    settings: StageSettings
+    loss_of: StepLoss[Model]
+    settings: Schedule
     seed: int
 
 
-def run_stage(learner: Learner, course: Course, path: Path, clock: Clock) -> None:
-    """Train `learner` in place through a course, going on from the checkpoint at `path` if there is one.
+@dataclass(frozen=True)
+class Running:
+    """What a checkpoint keeps the state of."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    watch: Watch | None = None
+
+
+def run_stage(learner: Learner, course: Course[Learner], path: Path, clock: Clock) -> None:
+    """Train `learner` through a course with one rate for all layers; see `run_steps`."""
+    rates = course.settings
+    optimizer = learner_optimizer(learner, rates.learning_rate, rates.matrix_learning_rate)
+    run_steps(learner, course, Running(learner, optimizer), path, clock)
+
+
+def run_steps(model: Model, course: Course[Model], running: Running, path: Path, clock: Clock) -> None:
+    """Train `model` in place through a course, going on from the checkpoint at `path` if there is one.
 
     Raises
     ------
     TrainingError : the loss isn't a finite number; the last checkpoint stays.
     """
-    steps, settings = course.steps, course.settings
-    optimizer = Optimizer(learner, settings.learning_rate, settings.matrix_learning_rate)
-    begin = _resume(path, learner, optimizer)
-    meter = _Meter(path.stem, begin, len(steps), clock.log_every_s)
+    num_steps, watch = len(course.steps), running.watch
+    begin, is_over = _resume(path, running)
+    meter = _Meter(path.stem, begin, num_steps, clock.log_every_s)
     saved_at = time.monotonic()
-    learner.train()
-    for number in range(begin, len(steps)):
-        loss, tokens = _take(learner, course, number, optimizer, path)
+    model.train()
+    for number in range(begin, begin if is_over else num_steps):
+        loss, tokens = _take(model, course, number, running.optimizer, path)
         meter.add(number, loss, tokens)
-        if time.monotonic() - saved_at > clock.checkpoint_every_s:
-            _save(path, learner, optimizer, number + 1)
+        is_over = (watch is not None and watch.after_step(number, loss, tokens)) or number + 1 == num_steps
+        if is_over or time.monotonic() - saved_at > clock.checkpoint_every_s:
+            _save(path, running, number + 1, is_over)
             saved_at = time.monotonic()
-    if begin < len(steps):
-        _save(path, learner, optimizer, len(steps))
-    learner.eval()
+        if is_over:
+            break
+    model.eval()
 
 
-def _take(learner: Learner, course: Course, number: int, optimizer: Optimizer, path: Path) -> tuple[float, int]:
+def _take(model: Model, course: Course[Model], number: int, optimizer: Optimizer, path: Path) -> tuple[float, int]:
     """Take one step; its loss and the tokens it read."""
     torch.manual_seed(course.seed * 1_000_003 + number)
     rng = np.random.default_rng((course.seed, number))
     step = Step(number / len(course.steps), course.steps[number], rng)
-    loss, tokens = course.loss_of(learner, step)
+    loss, tokens = course.loss_of(model, step)
     _check_finite(float(loss.detach()), number, path)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(learner.parameters(), course.settings.clip)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), course.settings.clip)
     optimizer.step(rate_at(number, len(course.steps), course.settings.warmup))
     return float(loss.detach()), tokens
 
@@ -105,22 +156,26 @@ def _check_finite(loss: float, number: int, path: Path) -> None:
         )
 
 
-def _save(path: Path, learner: Learner, optimizer: Optimizer, step: int) -> None:
-    state = {"model": learner.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+def _save(path: Path, running: Running, step: int, is_over: bool) -> None:
+    state = {"model": running.model.state_dict(), "optimizer": running.optimizer.state_dict(), "step": step}
+    if running.watch is not None:
+        state |= {"watch": running.watch.state_dict(), "is_over": is_over}
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)
 
 
-def _resume(path: Path, learner: Learner, optimizer: Optimizer) -> int:
-    """Fill in the checkpoint if there is one; the step to go on with."""
+def _resume(path: Path, running: Running) -> tuple[int, bool]:
+    """Fill in the checkpoint if there is one; the step to go on with, and whether the watch ended the stage there."""
     if not path.is_file():
-        return 0
+        return 0, False
     state: dict[str, Any] = torch.load(path, weights_only=True)
-    learner.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    running.model.load_state_dict(state["model"])
+    running.optimizer.load_state_dict(state["optimizer"])
+    if running.watch is not None:
+        running.watch.load_state_dict(state["watch"])
     log.info("%s goes on at step %d", path.stem, state["step"])
-    return int(state["step"])
+    return int(state["step"]), bool(state.get("is_over", False))
 
 
 class _Meter:

@@ -7,6 +7,8 @@ AdamW. The fall to zero makes the last steps an average of their own, so no copy
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,23 +20,41 @@ MOMENTUM = 0.95
 BETAS = (0.9, 0.98)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Parameters that learn at `factor` times the full rates: layers' matrices, and the rest."""
+
+    matrices: Sequence[nn.Parameter]
+    rest: Sequence[nn.Parameter]
+    factor: float = 1.0
+
+
+def share_of(parameters: Iterable[nn.Parameter], layers: nn.Module, factor: float = 1.0) -> Share:
+    """Tell the matrices of the linear layers inside `layers` from other parameters."""
+    inside = {id(module.weight) for module in layers.modules() if isinstance(module, nn.Linear)}
+    every = list(parameters)
+    matrices = [parameter for parameter in every if id(parameter) in inside]
+    return Share(matrices, [parameter for parameter in every if id(parameter) not in inside], factor)
+
+
 class Optimizer:
     """Both optimizers under one roof, with the learning rate of a step."""
 
-    def __init__(self, learner: Learner, learning_rate: float, matrix_learning_rate: float) -> None:
-        matrices = [module.weight for module in learner.trunk.layers.modules() if isinstance(module, nn.Linear)]
-        taken = {id(matrix) for matrix in matrices}
-        rest = [parameter for parameter in learner.parameters() if id(parameter) not in taken]
-        self._parts: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.AdamW(rest, lr=learning_rate, betas=BETAS, eps=1e-6, weight_decay=0.0),
-            torch.optim.Muon(matrices, lr=matrix_learning_rate, momentum=MOMENTUM, weight_decay=0.0),
-        )
-        self._rates = (learning_rate, matrix_learning_rate)
+    def __init__(self, shares: Sequence[Share], learning_rate: float, matrix_learning_rate: float) -> None:
+        rest = [{"params": list(s.rest), "lr": s.factor * learning_rate} for s in shares if s.rest]
+        matrices = [{"params": list(s.matrices), "lr": s.factor * matrix_learning_rate} for s in shares if s.matrices]
+        parts: list[torch.optim.Optimizer] = []
+        if rest:
+            parts.append(torch.optim.AdamW(rest, betas=BETAS, eps=1e-6, weight_decay=0.0))
+        if matrices:
+            parts.append(torch.optim.Muon(matrices, momentum=MOMENTUM, weight_decay=0.0))
+        self._parts = parts
+        self._rates = [[float(group["lr"]) for group in part.param_groups] for part in parts]
 
     def step(self, factor: float) -> None:
         """Step with the learning rates times `factor`, and forget the gradients."""
-        for part, rate in zip(self._parts, self._rates, strict=True):
-            for group in part.param_groups:
+        for part, rates in zip(self._parts, self._rates, strict=True):
+            for group, rate in zip(part.param_groups, rates, strict=True):
                 group["lr"] = factor * rate
             part.step()
             part.zero_grad(set_to_none=True)
@@ -47,6 +67,11 @@ class Optimizer:
         """The inverse of `state_dict`."""
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
+
+
+def learner_optimizer(learner: Learner, learning_rate: float, matrix_learning_rate: float) -> Optimizer:
+    """One rate for all layers."""
+    return Optimizer([share_of(learner.parameters(), learner.trunk.layers)], learning_rate, matrix_learning_rate)
 
 
 def rate_at(step: int, num_steps: int, warmup: float) -> float:

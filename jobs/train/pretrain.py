@@ -16,7 +16,9 @@ from jobs.train.masking import Vocabulary, hide
 from models.packing import pack
 
 
-def pretrain_loss(corpus: Corpus, vocabulary: Vocabulary, mask_rate: float, precision: torch.dtype) -> StepLoss:
+def pretrain_loss(
+    corpus: Corpus, vocabulary: Vocabulary, mask_rate: float, precision: torch.dtype
+) -> StepLoss[Learner]:
     """Build the loss of a pretraining step."""
 
     def loss_of(learner: Learner, step: Step) -> tuple[torch.Tensor, int]:

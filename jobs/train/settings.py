@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from jobs.config import Settings
+from cluster.config import Settings
 from jobs.train.sets import check_may_train
 
 

@@ -1,0 +1,114 @@
+"""How sure each head may sound: a temperature, for several labels a threshold, and where to abstain.
+
+All fitted on texts kept for tuning, which neither trained a weight nor are in the figures. The temperature is that of
+least loss (Guo et al. 2017); the threshold that of best macro-F1. Abstaining is a suggestion in the card: the least
+probability at which the answers given are wrong half as often as all answers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.evaluate.metrics import calibration_error
+from jobs.finetune.exam import Exam, Outputs
+from jobs.finetune.spans import IGNORED, token_tags
+from jobs.train.calibrate import likeliest_temperature
+from jobs.train.measure import probabilities
+from models.heads import HeadSpec
+
+FEWEST = 30  # labelled texts: with fewer, a temperature would be noise
+ABSTAIN_AT = np.arange(0.2, 1.0, 0.01).round(2)
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """Answer only from this probability on: the share of texts answered, and how many of these rightly."""
+
+    probability: float
+    answered: float
+    accuracy: float
+    accuracy_of_all: float
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A head ready to ship, and what its temperature is worth on the texts that fitted it."""
+
+    spec: HeadSpec
+    num_texts: int
+    error_before: float
+    error_after: float
+    abstention: Abstention | None
+
+
+def calibrate(specs: Sequence[HeadSpec], outputs: Sequence[Outputs], exam: Exam) -> list[Calibrated]:
+    """Each head with its temperature and threshold."""
+    return [_calibrate(spec, own, exam) for spec, own in zip(specs, outputs, strict=True)]
+
+
+def _calibrate(spec: HeadSpec, outputs: Outputs, exam: Exam) -> Calibrated:
+    own = exam.labels[spec.name]
+    plain = spec.model_copy(update={"temperature": 1.0})
+    num_texts = int(own.known.sum())
+    if num_texts < FEWEST:
+        return Calibrated(plain, num_texts, np.nan, np.nan, None)
+    if spec.kind == "multi":
+        return _calibrate_multi(plain, outputs, exam)
+    if spec.kind == "token":
+        tags = token_tags(list(own.truth), spec.labels, exam.tokens)
+        known = (tags != IGNORED) & np.repeat(own.known, exam.tokens.lengths)
+        return _with_temperature(plain, outputs[known], tags[known], num_texts)
+    return _with_temperature(plain, outputs[own.known], own.truth[own.known], num_texts)
+
+
+def _with_temperature(spec: HeadSpec, logits_nc: Outputs, codes: NDArray[np.int64], num_texts: int) -> Calibrated:
+    temperature = likeliest_temperature(lambda t: _loss(logits_nc, codes, t))
+    errors = [_error(logits_nc, codes, t) for t in (1.0, temperature)]
+    calibrated = spec.model_copy(update={"temperature": temperature})
+    abstention = None if spec.kind == "token" else suggest_abstention(probabilities(logits_nc, temperature), codes)
+    return Calibrated(calibrated, num_texts, errors[0], errors[1], abstention)
+
+
+def _calibrate_multi(spec: HeadSpec, outputs: Outputs, exam: Exam) -> Calibrated:
+    own = exam.labels[spec.name]
+    logits_nc, truth = outputs[own.known].astype(np.float64), own.truth[own.known]
+    signed = np.where(truth, logits_nc, -logits_nc)
+    temperature = likeliest_temperature(lambda t: float(np.logaddexp(0, -signed / t).mean()))
+    warm = spec.model_copy(update={"temperature": temperature})
+    threshold = exam.best_threshold(warm, outputs)
+    errors = [_multi_error(logits_nc / t, truth) for t in (1.0, temperature)]
+    calibrated = warm.model_copy(update={"threshold": threshold})
+    return Calibrated(calibrated, len(truth), errors[0], errors[1], None)
+
+
+def suggest_abstention(probs_nc: NDArray[np.floating], codes: NDArray[np.int64]) -> Abstention | None:
+    """None if no probability halves the errors and leaves a tenth of the texts answered."""
+    sure, is_right = probs_nc.max(axis=1), probs_nc.argmax(axis=1) == codes
+    accuracy = float(is_right.mean())
+    for probability in ABSTAIN_AT:
+        answered = sure >= probability
+        if answered.mean() < 0.1:
+            return None
+        if 1 - is_right[answered].mean() <= (1 - accuracy) / 2:
+            return Abstention(float(probability), float(answered.mean()), float(is_right[answered].mean()), accuracy)
+    return None
+
+
+def _loss(logits_nc: Outputs, codes: NDArray[np.int64], temperature: float) -> float:
+    probs_nc = probabilities(logits_nc.astype(np.float64), temperature)
+    return float(-np.log(np.maximum(probs_nc[np.arange(len(codes)), codes], 1e-12)).mean())
+
+
+def _error(logits_nc: Outputs, codes: NDArray[np.int64], temperature: float) -> float:
+    probs_nc = probabilities(logits_nc.astype(np.float64), temperature)
+    return calibration_error(probs_nc.max(axis=1), probs_nc.argmax(axis=1) == codes).value()
+
+
+def _multi_error(logits_nc: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    """Over all decisions, label by label."""
+    probs = (1 + np.tanh(logits_nc / 2)) / 2
+    return calibration_error(np.maximum(probs, 1 - probs).ravel(), ((probs > 0.5) == truth).ravel()).value()

@@ -1,0 +1,282 @@
+"""All labelled texts of a run in one table: clean, masked, with their labels, weights and parts.
+
+From here on nobody sees a text as it was found: personal data is masked before a tokeniser, a file or a log gets it.
+Odd data is counted and said, with ids and never with texts: rows without a label, equal texts with different labels,
+texts in both training and held-out parts, labels that training never meets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.evaluate.kinds import KINDS, label_names
+from jobs.evaluate.labels import Labelled, Truth
+from jobs.evaluate.rows import Rows, read_rows
+from jobs.evaluate.settings import SetSettings
+from jobs.finetune.heads import LearntHead, choose_head
+from jobs.finetune.settings import CORRECTIONS, FinetuneError, FinetuneSettings, HeadSettings
+from jobs.finetune.spans import moved_to_masked
+from jobs.finetune.split import LEFT_OUT, TRAIN, Parts, split_texts
+from jobs.reading.columns import ColumnError
+from models.bundle import Bundle
+from models.masking import mask
+
+log = logging.getLogger("verbatim.finetune")
+
+LABEL, SPANS = "label", "spans"  # columns that labels are looked for in
+MAX_SHOWN = 5  # groups of ids in the log
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A head's labels of N rows: which have one, and the truth (as in `jobs.evaluate.labels`; any where unknown)."""
+
+    known: NDArray[np.bool_]
+    truth: Truth
+
+    def take(self, rows: NDArray[np.integer]) -> Labels:
+        """Of some of the rows."""
+        return Labels(self.known[rows], self.truth[rows])
+
+
+@dataclass(frozen=True)
+class Data:
+    """N texts of all sets. `sets` are places in `names`, `parts` are those of `jobs.finetune.split`."""
+
+    names: tuple[str, ...]
+    heads: tuple[LearntHead, ...]
+    ids: list[str]
+    texts: list[str]
+    sets: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    parts: Parts
+    labels: Mapping[str, Labels]
+    contradictory: Mapping[str, tuple[tuple[str, ...], ...]]
+    rejected: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Rows of a part."""
+        return np.flatnonzero(self.parts == part)
+
+    def digest(self) -> str:
+        """Names texts, labels and parts, so that what was trained on other data isn't gone on with."""
+        digest = hashlib.sha256()
+        for text, part, weight in zip(self.texts, self.parts, self.weights, strict=True):
+            digest.update(f"{text}\0{part}\0{weight}\n".encode("utf-8", "surrogatepass"))
+        for head in self.heads:
+            own = self.labels[head.spec.name]
+            digest.update(head.spec.model_dump_json().encode())
+            digest.update("\n".join(map(_spelled, own.truth[own.known])).encode())
+            digest.update(own.known.tobytes())
+        return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class _ReadSet:
+    name: str
+    settings: SetSettings
+    rows: Rows
+
+
+def read_data(settings: FinetuneSettings, parent: Bundle) -> Data:
+    """Read, mask, label and part all sets.
+
+    Raises
+    ------
+    ValueError, OSError : what can't be read or learnt from, and what would be right.
+    """
+    sets = _read_sets(settings)
+    heads = _choose_heads(sets, settings, parent)
+    texts = [mask(text) for one in sets for text in one.rows.texts]
+    labels = {head.spec.name: _labels(head, sets) for head in heads}
+    data = Data(
+        names=tuple(one.name for one in sets),
+        heads=heads,
+        ids=_ids(sets),
+        texts=texts,
+        sets=np.repeat(np.arange(len(sets), dtype=np.int32), [len(one.rows) for one in sets]),
+        weights=np.concatenate([_weights(one, settings) for one in sets]),
+        parts=_parts(sets, texts, settings),
+        labels=labels,
+        contradictory={name: _contradictory(own, texts, sets) for name, own in labels.items()},
+        rejected=dict(sum((Counter(one.rows.rejected) for one in sets), Counter())),
+    )
+    _check(data)
+    return data
+
+
+def _read_sets(settings: FinetuneSettings) -> list[_ReadSet]:
+    wanted = dict(settings.sets) or _one_set(settings)
+    if settings.corrections:
+        first = next(iter(wanted.values()))
+        wanted[CORRECTIONS] = first.model_copy(update={"input": settings.corrections, "split": None, "id": None})
+    return [_ReadSet(name, one, read_rows(one)) for name, one in wanted.items()]
+
+
+def _one_set(settings: FinetuneSettings) -> dict[str, SetSettings]:
+    """`input` with the label column that is named or, if none is, found."""
+    if settings.label:
+        return settings.one_set(settings.label)
+    try:
+        read_rows(found := settings.one_set(LABEL)[settings.set_name])
+    except ColumnError:
+        return settings.one_set(SPANS)
+    return {settings.set_name: found}
+
+
+def _ids(sets: Sequence[_ReadSet]) -> list[str]:
+    """Of several sets, ids are told with the set's name."""
+    return [f"{one.name}/{row_id}" if len(sets) > 1 else row_id for one in sets for row_id in one.rows.ids]
+
+
+def _choose_heads(sets: Sequence[_ReadSet], settings: FinetuneSettings, parent: Bundle) -> tuple[LearntHead, ...]:
+    names = list(dict.fromkeys(name for one in sets for name in one.settings.labels))
+    if unknown := settings.heads.keys() - set(names):
+        raise FinetuneError(f"heads names {sorted(unknown)}, which no set has labels for; there are {names}")
+    heads = []
+    for name in names:
+        labelling = [(one, label) for one in sets if (label := one.settings.labels.get(name))]
+        columns = [(one.rows.columns[label.column], label) for one, label in labelling]
+        heads.append(choose_head(name, columns, settings.heads.get(name, HeadSettings()), parent))
+        log.info("head %s: %s (%s), %d labels", name, heads[-1].spec.kind, heads[-1].why, len(heads[-1].spec.labels))
+    return tuple(heads)
+
+
+def _labels(head: LearntHead, sets: Sequence[_ReadSet]) -> Labels:
+    """Labels of all rows of all sets; a set that doesn't label the head leaves its rows unknown."""
+    parts = [_dense(head, _labelled(head, one), len(one.rows)) for one in sets]
+    return Labels(np.concatenate([part.known for part in parts]), np.concatenate([part.truth for part in parts]))
+
+
+def _labelled(head: LearntHead, one: _ReadSet) -> Labelled | None:
+    label = one.settings.labels.get(head.spec.name)
+    if label is None:
+        return None
+    where = f"sets.{one.name}.labels.{head.spec.name} (column {label.column!r})"
+    if label.separator is None and head.separator is not None:
+        label = label.model_copy(update={"separator": head.separator})
+    labelled = KINDS[head.spec.kind].read(one.rows.columns[label.column], label_names(head.spec), label, where)
+    if head.spec.kind != "token":
+        return labelled
+    raw = [one.rows.raw[place] for place in np.flatnonzero(labelled.known)]
+    return Labelled(labelled.known, _moved(labelled.truth, raw))
+
+
+def _moved(truth: Truth, raw: Sequence[str]) -> Truth:
+    moved = np.empty(len(raw), object)
+    for row, (spans, text) in enumerate(zip(truth, raw, strict=True)):
+        moved[row] = moved_to_masked(spans, text) if spans else spans
+    return moved
+
+
+def _dense(head: LearntHead, labelled: Labelled | None, num_rows: int) -> Labels:
+    """One entry a row, whether it is known or not."""
+    kind, known = head.spec.kind, np.zeros(num_rows, np.bool_) if labelled is None else labelled.known
+    if kind == "token":
+        truth: Truth = np.empty(num_rows, object)
+        truth[:] = [frozenset()] * num_rows
+    elif kind == "multi":
+        truth = np.zeros((num_rows, len(head.spec.labels)), np.bool_)
+    else:
+        truth = np.zeros(num_rows, np.int64)
+    if labelled is not None:
+        truth[known] = labelled.truth
+    return Labels(known, truth)
+
+
+def _weights(one: _ReadSet, settings: FinetuneSettings) -> NDArray[np.float32]:
+    weight = settings.corrections_weight if one.name == CORRECTIONS else 1.0
+    return np.full(len(one.rows), weight, np.float32)
+
+
+def _parts(sets: Sequence[_ReadSet], texts: Sequence[str], settings: FinetuneSettings) -> Parts:
+    """Corrections are all trained on, and take the place of other rows of the same text, wherever these stand."""
+    is_dev = np.concatenate([_is_dev(one) for one in sets])
+    has_split = np.repeat([one.settings.split is not None for one in sets], [len(one.rows) for one in sets])
+    parts = split_texts(texts, is_dev, has_split, (settings.held_out, settings.tune))
+    num_straddling = int((parts == LEFT_OUT).sum())
+    if num_straddling:
+        log.warning("%d training rows repeat a held-out text and are left out of training", num_straddling)
+    if settings.corrections:
+        corrected = set(texts[-len(sets[-1].rows) :])
+        parts[[text in corrected for text in texts]] = LEFT_OUT
+        parts[-len(sets[-1].rows) :] = TRAIN
+    return parts
+
+
+def _is_dev(one: _ReadSet) -> NDArray[np.bool_]:
+    split = one.settings.split
+    if split is None:
+        return np.zeros(len(one.rows), np.bool_)
+    is_dev = one.rows.where(split.column, split.value)
+    if not is_dev.any():
+        found = Counter(map(str, one.rows.columns[split.column])).most_common(8)
+        raise FinetuneError(f"sets.{one.name}: no row has {split.value!r} in {split.column!r}; it holds {dict(found)}")
+    return is_dev
+
+
+def _contradictory(own: Labels, texts: Sequence[str], sets: Sequence[_ReadSet]) -> tuple[tuple[str, ...], ...]:
+    """Ids of labelled rows of one text whose labels differ, a group a text. Corrections may contradict."""
+    ids = _ids(sets)
+    is_correction = np.repeat([one.name == CORRECTIONS for one in sets], [len(one.rows) for one in sets])
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(own.known & ~is_correction):
+        groups[texts[int(row)]].append(int(row))
+    differing = (rows for rows in groups.values() if len({_spelled(own.truth[row]) for row in rows}) > 1)
+    return tuple(tuple(ids[row] for row in rows) for rows in differing)
+
+
+def _spelled(label: Any) -> str:
+    return str(sorted(label)) if isinstance(label, frozenset) else str(np.asarray(label).tolist())
+
+
+def _check(data: Data) -> None:
+    if not len(data.rows(TRAIN)):
+        raise FinetuneError("no text is left to train on")
+    for head in data.heads:
+        for fact in _odd(data, head):
+            log.warning("head %s: %s", head.spec.name, fact)
+    log.info("texts: %s", ", ".join(f"{count:,} {part}" for part, count in Counter(data.parts.tolist()).items()))
+
+
+def _odd(data: Data, head: LearntHead) -> Iterator[str]:
+    """What there is to say about a head's labels.
+
+    Raises
+    ------
+    FinetuneError : training meets one label alone.
+    """
+    own = data.labels[head.spec.name]
+    if groups := data.contradictory[head.spec.name]:
+        shown = "; ".join(", ".join(group[:3]) for group in groups[:MAX_SHOWN])
+        yield f"{len(groups)} texts have contradictory labels: {shown}{' …' if len(groups) > MAX_SHOWN else ''}"
+    counts = label_counts(data, head, TRAIN)
+    if sum(count > 0 for count in counts.values()) < (2 if head.spec.kind in ("single", "ordinal") else 1):
+        raise FinetuneError(f"head {head.spec.name}: the texts to train on have one label alone: {counts}")
+    if never := [label for label, count in counts.items() if not count]:
+        yield f"labels without a text to train on: {', '.join(never)}"
+    labelling = np.isin(data.sets, np.unique(data.sets[own.known]))
+    if num_unlabelled := int((labelling & ~own.known).sum()):
+        yield f"{num_unlabelled} rows of its sets have no label"
+
+
+def label_counts(data: Data, head: LearntHead, part: str) -> dict[str, int]:
+    """Texts (of a token head, spans) of each label in a part."""
+    own, rows = data.labels[head.spec.name], data.rows(part)
+    truth, names = own.truth[rows[own.known[rows]]], label_names(head.spec)
+    if head.spec.kind == "token":
+        found = Counter(label for spans in truth for _, _, label in spans)
+        return {name: found[name] for name in names}
+    counts = truth.sum(axis=0) if head.spec.kind == "multi" else np.bincount(truth, minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}

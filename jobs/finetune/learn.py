@@ -1,0 +1,209 @@
+"""From labelled texts to a trained tuner: all weights step by step, or with few examples the heads alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from jobs.finetune.calibrate import Calibrated, calibrate
+from jobs.finetune.data import Data, label_counts
+from jobs.finetune.exam import Exam, corpus_of, features, take_tokens
+from jobs.finetune.fewshot import Examples, learn_few
+from jobs.finetune.settings import FinetuneError, FinetuneSettings
+from jobs.finetune.split import TRAIN, TUNE
+from jobs.finetune.targets import Target, build_targets
+from jobs.finetune.tuner import Tuner
+from jobs.finetune.watch import EarlyStop
+from jobs.train.corpus import Corpus
+from jobs.train.loop import Clock, Course, Running, Step, run_steps
+from jobs.train.masking import Vocabulary, hide
+from jobs.train.plan import plan_steps
+from jobs.train.tokenizer import MASK
+from models.bundle import TOKENIZER_FILE, Bundle
+from models.forward import DTYPES
+from models.limits import matmul_flops_per_s
+from models.packing import pack
+from models.precision import Precision, choose_precision
+from models.tokeniser import Tokens
+
+log = logging.getLogger("verbatim.finetune")
+
+FEW = 16  # texts a label, at most, for the few-shot method (NOTES.md)
+TOKENS_TO_READ = 2_000_000  # over all epochs: minutes on two cores
+MIN_EPOCHS, MAX_EPOCHS = 3, 30
+TEXTS_A_STEP = 48
+CHEAP_STEP, LARGEST_STEP = 2048, 4096  # tokens; below the first the optimizer takes as long as the trunk (NOTES.md)
+SMALLEST_STEP, STEPS_AN_EPOCH = 256, 25  # but little data must still make some steps
+BACKWARD = 3  # operations of a training step over those of its forward pass (Narayanan et al. 2021, section 3)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the card says of the training, and the calibrated heads."""
+
+    method: str
+    heads: list[Calibrated]
+    losses: list[float]
+    worths: list[float]
+    epochs: int
+    tokens_per_s: float
+    matmul_share: float
+    num_truncated: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data as the model reads it."""
+
+    data: Data
+    tokens: Tokens
+    corpus: Corpus
+    exam: Exam
+
+
+def prepare(data: Data, tokens: Tokens) -> Material:
+    """Tokens of all texts as a corpus of those to train on, and an exam of those to tune on."""
+    rows = data.rows(TUNE)
+    own = take_tokens(tokens, rows)
+    exam = Exam(
+        corpus_of(own, data.names, data.sets[rows]),
+        own,
+        {head.spec.name: data.labels[head.spec.name].take(rows) for head in data.heads},
+    )
+    return Material(data, tokens, corpus_of(tokens, data.names, data.sets), exam)
+
+
+def choose_method(data: Data, settings: FinetuneSettings) -> str:
+    """Few-shot where every head gives one new label a text and has few texts a label.
+
+    Raises
+    ------
+    FinetuneError : few-shot was asked for and isn't for these heads.
+    """
+    fits = len(data.heads) == 1 and data.heads[0].spec.kind in ("single", "ordinal") and not data.heads[0].is_known
+    if settings.method == "fewshot" and not fits:
+        raise FinetuneError("method fewshot learns one new head of one label a text; use method=finetune")
+    counts = label_counts(data, data.heads[0], TRAIN)
+    mean = sum(counts.values()) / len(counts)
+    method = settings.method if settings.method != "auto" else ("fewshot" if fits and mean <= FEW else "finetune")
+    log.info("method %s: %.0f texts a label on average (few-shot up to %d)", method, mean, FEW)
+    return method
+
+
+def learn_from_few(tuner: Tuner, material: Material, settings: FinetuneSettings) -> Learnt:
+    """Train the one head on the trunk's vectors. Texts kept for tuning train too: cross-validation tunes."""
+    data, spec = material.data, tuner.specs[0]
+    own = data.labels[spec.name]
+    rows = np.flatnonzero(np.isin(data.parts, (TRAIN, TUNE)) & own.known)
+    tokens = take_tokens(material.tokens, rows)
+    vectors = features(tuner.eval(), corpus_of(tokens, data.names, data.sets[rows]))
+    examples = Examples(vectors, own.truth[rows], data.weights[rows], len(spec.labels))
+    few = learn_few(examples, settings.seed)
+    tuner.heads[spec.name].load_state_dict({"weight": few.head.weight, "bias": few.head.bias})
+    exam = Exam(material.exam.corpus, tokens, {spec.name: own.take(rows)})
+    heads = calibrate([spec], [few.logits_nc], exam)
+    cut = int(material.tokens.truncated.sum())
+    return Learnt("fewshot", heads, [], [], 0, np.nan, np.nan, cut)
+
+
+def learn(tuner: Tuner, material: Material, settings: FinetuneSettings, parent: Bundle, work: Path) -> Learnt:
+    """Train step by step, going on from the checkpoint in `work` if there is one.
+
+    Raises
+    ------
+    TrainingError : the loss stopped being a number.
+    """
+    schedule, data = settings.schedule, material.data
+    rows = data.rows(TRAIN)
+    corpus = corpus_of(take_tokens(material.tokens, rows), data.names, data.sets[rows])
+    num_tokens = int(corpus.lengths.sum())
+    epochs = schedule.epochs or int(np.clip(round(TOKENS_TO_READ / num_tokens), MIN_EPOCHS, MAX_EPOCHS))
+    budget = schedule.token_budget or step_tokens(corpus.lengths)
+    repeats = {
+        name: settings.repeat.get(name, 1.0) for place, name in enumerate(data.names) if (corpus.sets == place).any()
+    }
+    steps = plan_steps(corpus, repeats, epochs, budget, settings.seed)
+    log.info("%d epochs of %d tokens, %d tokens a step, %d steps", epochs, num_tokens, budget, len(steps))
+    precision = choose_precision(settings.precision, on_gpu=False)
+    loss_of = _Loss(material, rows, corpus, _noise(schedule.mask_rate, parent), DTYPES[precision])
+    watch = EarlyStop(tuner, material.exam, schedule, epochs, len(steps))
+    optimizer = tuner.optimizer(schedule.learning_rate, schedule.matrix_learning_rate, schedule.layer_decay)
+    clock = Clock(settings.log_every_s, settings.checkpoint_every_s)
+    course = Course(steps, loss_of, schedule, settings.seed)
+    run_steps(tuner, course, Running(tuner, optimizer, watch), work / "train.pt", clock)
+    watch.take_best()
+    return Learnt(
+        method="finetune",
+        heads=calibrate(tuner.specs, material.exam.outputs(tuner), material.exam),
+        losses=watch.losses,
+        worths=watch.worths,
+        epochs=epochs,
+        tokens_per_s=watch.tokens_per_s,
+        matmul_share=_matmul_share(tuner, corpus, watch.tokens_per_s, precision),
+        num_truncated=int(material.tokens.truncated.sum()),
+    )
+
+
+def step_tokens(lengths: NDArray[np.int32]) -> int:
+    """Tokens of a step: about 48 texts, no fewer than pay for the optimizer, and some 25 steps an epoch."""
+    wanted = float(np.clip(TEXTS_A_STEP * lengths.mean(), CHEAP_STEP, LARGEST_STEP))
+    return int(max(SMALLEST_STEP, min(wanted, lengths.sum() / STEPS_AN_EPOCH)))
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Which share of words is hidden at first; no vocabulary: none, as the tokeniser has nothing to hide them with."""
+
+    rate: float
+    vocabulary: Vocabulary | None
+
+
+def _noise(rate: float, parent: Bundle) -> _Noise:
+    tokenizer = Tokenizer.from_file(str(parent.folder / TOKENIZER_FILE))
+    can_hide = rate > 0 and tokenizer.token_to_id(MASK) is not None
+    return _Noise(rate, Vocabulary.of(tokenizer) if can_hide else None)
+
+
+class _Loss:
+    """The loss of a step: every head over the texts that know its label, some words hidden."""
+
+    def __init__(
+        self,
+        material: Material,
+        rows: NDArray[np.int64],
+        corpus: Corpus,
+        noise: _Noise,
+        precision: torch.dtype,
+    ) -> None:
+        self._rows, self._corpus, self._noise, self._precision = rows, corpus, noise, precision
+        self._targets: list[Target] = build_targets(material.data, material.tokens)
+        self._weights = torch.from_numpy(material.data.weights)
+
+    def __call__(self, tuner: Tuner, step: Step) -> tuple[torch.Tensor, int]:
+        lengths, rows = self._corpus.lengths[step.rows], self._rows[step.rows]
+        ids = np.concatenate(self._corpus.gather(step.rows))
+        if self._noise.vocabulary is not None:
+            ids, _ = hide(ids, self._noise.rate * (1 - step.progress), self._noise.vocabulary, step.rng)
+        with torch.autocast("cpu", self._precision, enabled=self._precision != torch.float32):
+            outputs = tuner(pack(ids, lengths))
+        weights = self._weights[torch.from_numpy(rows)]
+        losses = [
+            target.head.settings.weight * target.loss(own, rows, lengths, weights)
+            for target, own in zip(self._targets, outputs, strict=True)
+        ]
+        return torch.stack(losses).sum(), len(ids)
+
+
+def _matmul_share(tuner: Tuner, corpus: Corpus, tokens_per_s: float, precision: Precision) -> float:
+    """Share of the machine's matrix-product limit that training reached."""
+    lengths = corpus.lengths.astype(np.int64)
+    flops = tuner.trunk.arch.flops(int(lengths.sum()), int((lengths**2).sum()))
+    times = 1 if tuner.is_frozen else BACKWARD
+    limit = matmul_flops_per_s(tuner.trunk.arch, precision)
+    return times * flops / float(lengths.sum()) * tokens_per_s / (limit or np.nan)
