@@ -50,7 +50,7 @@ class BundleSettings(Settings):
     autoscaling: AutoscalingSettings | None = Field(default=None, description="in place of num_replicas")
     num_cpus: float = Field(default=1.0, ge=0, description="of one replica")
     num_gpus: float = Field(default=0.0, ge=0, description="of one replica; 0.5 puts two on one GPU")
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto", Precision] = "auto"
     token_budget: int = Field(default=4096, ge=1, description="most tokens in one forward pass")
     queue_tokens: int = Field(default=262_144, ge=1, description="most tokens that may wait at one replica")
     threads: int = Field(default=1, ge=1, description="cores of one replica on CPU, each with a batch of its own")

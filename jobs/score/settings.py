@@ -47,7 +47,7 @@ class ScoreSettings(Settings):
     bad_files: Literal["stop", "reject"] = "stop"
     max_rejected_share: float = Field(default=0.01, ge=0, le=1)
     check_ids: bool = True
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto", Precision] = "auto"
     token_budget: int | None = Field(default=None, ge=1, description="None: found by a probe of an actor's device")
     unit: UnitSettings = UnitSettings()
     pool: PoolSettings = PoolSettings()

@@ -69,7 +69,7 @@ def corpus(tmp_path: Path) -> Path:
         (["columns.row=product"], "a kept column can't be called 'row'"),
         (["unit.row=5"], "unknown key unit.row: did you mean rows?"),
         (["token_budget=lots"], "token_budget: Input should be a valid integer"),
-        (["precision=fp8"], "precision: Input should be 'auto', 'fp32' or 'bf16' (got 'fp8')"),
+        (["precision=fp4"], "precision: Input should be 'auto', 'fp32', 'bf16', 'int8' or 'fp8' (got 'fp4')"),
         (["bundle=startr"], "bundle 'startr' isn't a folder here"),
         (["pool.threads"], "must read key=value"),
         (["pool.min_size=4", "pool.max_size=2"], "max_size 2 is under min_size 4"),
