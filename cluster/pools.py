@@ -14,6 +14,12 @@ def num_cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
+def cores_per_gpu() -> float:
+    """Cores beside each GPU, on the node that has the most; 0 without a GPU; must be connected to a Ray."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return max((node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU")), default=0)
+
+
 def room_for(num_cpus: float, num_gpus: float) -> int:
     """Actors of this size that fit on the cluster's nodes as they are, at least 1; must be connected to a Ray."""
     fits = [

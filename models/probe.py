@@ -15,7 +15,7 @@ from models.scorer import Scorer
 from models.tokeniser import Tokens
 
 SMALLEST, LARGEST = 512, 2**18
-_NEARLY = 0.97  # of the best rate seen
+NEARLY = 0.97  # of the best rate seen
 _REPEATS = 3
 _LONGEST_S = 1.0  # passes this long end the search: larger ones only make a replica slower to answer
 _MEAN_LOG, _SPREAD_LOG = 3.4, 0.8  # lengths are log-normal, as those of customer feedback: mean 41 tokens
@@ -38,12 +38,24 @@ def find_token_budget(scorer: Scorer) -> int:
         if scorer.num_halved > halved:
             break
         rates[budget] = tokens.num_tokens / seconds
-        if seconds > _LONGEST_S or rates[budget] < _NEARLY * max(rates.values()):
+        if seconds > _LONGEST_S or rates[budget] < NEARLY * max(rates.values()):
             break
         budget *= 2
-    scorer.token_budget = next((b for b, rate in rates.items() if rate >= _NEARLY * max(rates.values())), SMALLEST)
+    scorer.token_budget = next((b for b, rate in rates.items() if rate >= NEARLY * max(rates.values())), SMALLEST)
     log.info("token budget %d, found among %s tokens/s", scorer.token_budget, {b: round(r) for b, r in rates.items()})
     return scorer.token_budget
+
+
+def tokens_per_s(scorer: Scorer, seconds: float) -> float:
+    """Score made-up texts, once and then for so long; 0 if a batch didn't fit the device's memory."""
+    tokens = _made_up(scorer.token_budget * scorer.depth, scorer)
+    halved, began, passes = scorer.num_halved, time.perf_counter(), 0
+    while passes == 0 or time.perf_counter() - began < seconds:
+        scorer.score(tokens)
+        passes += 1
+    if scorer.num_halved > halved:
+        return 0.0
+    return passes * tokens.num_tokens / (time.perf_counter() - began)
 
 
 def _made_up(num_tokens: int, scorer: Scorer) -> Tokens:

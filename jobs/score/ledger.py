@@ -37,6 +37,7 @@ class Execution:
     unit_text_bytes: int
     token_budget: int | None  # None until the run has a device to probe
     threads: int
+    actors_per_gpu: int | None = None  # None until a run that leaves it to a probe; no score depends on it
 
     @property
     def limits(self) -> UnitLimits:
@@ -79,9 +80,9 @@ def open_ledger(layout: SetLayout, wanted: Ledger, *, write: bool) -> Ledger:
     return ledger
 
 
-def fix_token_budget(layout: SetLayout, ledger: Ledger, token_budget: int) -> Ledger:
-    """Write down the budget that all runs of this set go on with."""
-    ledger = replace(ledger, execution=replace(ledger.execution, token_budget=token_budget))
+def fix(layout: SetLayout, ledger: Ledger, execution: Execution) -> Ledger:
+    """Write down what a probe found, which all runs of this set go on with."""
+    ledger = replace(ledger, execution=execution)
     _write(layout, ledger)
     return ledger
 
@@ -116,5 +117,6 @@ def _write(layout: SetLayout, ledger: Ledger) -> None:
 
 
 def _differs(found: Execution, wanted: Execution) -> bool:
-    """Whether the set is computed otherwise than asked for; a budget that was left to the probe is as asked for."""
-    return found != replace(wanted, token_budget=wanted.token_budget or found.token_budget)
+    """Whether the set is computed otherwise than asked for; what was left to a probe is as asked for."""
+    token_budget = wanted.token_budget or found.token_budget
+    return found != replace(wanted, token_budget=token_budget, actors_per_gpu=found.actors_per_gpu)

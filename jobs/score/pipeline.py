@@ -1,8 +1,8 @@
-"""The job's data flow on Ray Data: spans -> units of tokens -> units of scores -> receipts.
+"""The job's data flow on Ray Data: spans -> units of tokens -> written units of scores, and their receipts.
 
-Reads and writes are CPU tasks; the model sits in an actor pool that grows to what the cluster has. A unit is one row
-of one block (`target_max_block_size` of 1 byte keeps Ray from gathering several). Receipts come back as units are
-written, in any order.
+Reads are CPU tasks; the model sits in an actor pool that grows to what the cluster has, and its actors write. A unit is
+one row of one block (`target_max_block_size` of 1 byte keeps Ray from gathering several). Receipts come back as units
+are written, in any order.
 """
 
 from __future__ import annotations
@@ -19,49 +19,47 @@ from ray.data.datasource import Datasource, ReadTask
 
 from cluster.pools import num_cores, room_for
 from jobs.score.recipe import Recipe, SpanTask
-from jobs.score.scoring import ScoreUnit
+from jobs.score.scoring import AT_HAND, ScoreUnit
 from jobs.score.settings import PoolSettings
 from jobs.score.tokenise import read_units
-from jobs.score.write import write_unit
 
 _READ_TASK_BYTES = 64 * 2**20  # small files share a task up to this much
 _ACTOR_BYTES = 2**20  # input worth an actor of its own: a few units
-_IO_CPUS = 0.1  # of a read or write task: scoring costs far more, so these fit beside it
-_ACTOR_SHARE = 0.9  # of a core for each compute thread of an actor, the rest is for reading and writing
+_READ_CPUS = 0.1  # of a read task: scoring costs far more, so these fit beside it
+_ACTOR_SHARE = 0.9  # of a core for each compute thread of an actor, the rest is for reading
 
 
-def receipts(recipe: Recipe, tasks: Sequence[SpanTask], pool: PoolSettings) -> Iterator[list[dict[str, Any]]]:
-    """Do the missing units of `tasks`, and give the receipts of what has been written, a few at a time."""
+def receipts(
+    recipe: Recipe, tasks: Sequence[SpanTask], pool: PoolSettings, num_gpus: float
+) -> Iterator[list[dict[str, Any]]]:
+    """Do the missing units of `tasks`, and give the receipts of what has been written, a few at a time.
+
+    `num_gpus` is one actor's, whatever `pool` left to a probe.
+    """
     _configure()
     chunks = _share_tasks(tasks)
     num_cpus = cpus_of_actor(recipe, pool)
-    io = ray.data.TaskPoolStrategy(size=num_cores())  # tasks this small would else come ten to a core
-    scored = (
-        ray.data.read_datasource(
-            SpanSource(recipe, chunks),
-            override_num_blocks=len(chunks),
-            compute=io,
-            num_cpus=_IO_CPUS,
-        )
-        .map_batches(
-            ScoreUnit,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_constructor_args=(recipe,),
-            compute=ray.data.ActorPoolStrategy(min_size=_min_size(pool, num_cpus, tasks), max_size=pool.max_size),
-            num_cpus=num_cpus,
-            num_gpus=pool.num_gpus,
-        )
-        .map_batches(
-            write_unit,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_kwargs={"layout": recipe.layout},
-            compute=io,
-            num_cpus=_IO_CPUS,
-        )
+    min_size = pool.min_size or _enough(room_for(num_cpus, num_gpus), pool.max_size, tasks)
+    written = ray.data.read_datasource(
+        SpanSource(recipe, chunks),
+        override_num_blocks=len(chunks),
+        compute=ray.data.TaskPoolStrategy(size=num_cores()),  # tasks this small would else come ten to a core
+        num_cpus=_READ_CPUS,
+    ).map_batches(
+        ScoreUnit,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_args=(recipe,),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min_size,
+            max_size=pool.max_size,
+            enable_true_multi_threading=True,
+            max_concurrent_calls_per_actor=AT_HAND,
+        ),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
     )
-    for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for batch in written.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield batch.to_pylist()
 
 
@@ -70,12 +68,10 @@ def cpus_of_actor(recipe: Recipe, pool: PoolSettings) -> float:
     return pool.num_cpus or recipe.threads * _ACTOR_SHARE
 
 
-def _min_size(pool: PoolSettings, num_cpus: float, tasks: Sequence[SpanTask]) -> int:
+def _enough(room: int, max_size: int | None, tasks: Sequence[SpanTask]) -> int:
     """Actors to start with: all that fit, but no more than there is work for or the settings allow."""
-    if pool.min_size is not None:
-        return pool.min_size
     enough = 1 + sum(task.num_bytes for task in tasks) // _ACTOR_BYTES
-    return min(room_for(num_cpus, pool.num_gpus), enough, pool.max_size or enough)
+    return min(room, enough, max_size or enough)
 
 
 class SpanSource(Datasource):

@@ -55,7 +55,7 @@ def prepare(settings: ScoreSettings) -> Prepared:
     _require_apart(settings)
     listing = list_input(settings.input, settings.format)
     planned = plan_spans(listing.files, settings.reading_columns(), bad_files=settings.bad_files)
-    precision = choose_precision(settings.precision, on_gpu=settings.pool.num_gpus > 0)
+    precision = choose_precision(settings.precision, on_gpu=bool(settings.pool.num_gpus))
     require(bundle, precision)
     options = {
         "bundle": str(bundle),

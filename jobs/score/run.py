@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -20,11 +21,11 @@ from jobs.reading.spans import verify_file
 from jobs.score.estimate import num_rows, tokens_per_row
 from jobs.score.layout import MANIFEST, read_done
 from jobs.score.lease import Lease
-from jobs.score.ledger import Ledger, fix_token_budget, note_halved, open_ledger, read_bad_spans, write_bad_spans
+from jobs.score.ledger import Ledger, fix, note_halved, open_ledger, read_bad_spans, write_bad_spans
 from jobs.score.pipeline import receipts
 from jobs.score.plan import Plan, make_plan, spans_of_file
 from jobs.score.prepare import Prepared, prepare
-from jobs.score.probe import probe_token_budget
+from jobs.score.probe import probe_actors_per_gpu, probe_token_budget
 from jobs.score.progress import Effort, Progress
 from jobs.score.recipe import Recipe
 from jobs.score.settings import ScoreSettings
@@ -54,7 +55,7 @@ def run(settings: ScoreSettings) -> dict[str, Any]:
         with session(settings.ray_address):
             plan = verify(job, ledger, plan)
             lease.confirm()
-            ledger = with_token_budget(job, ledger) if plan.tasks else ledger
+            ledger = probed(job, ledger) if plan.tasks else ledger
             return _work(job, ledger, plan, lease)
 
 
@@ -116,11 +117,17 @@ def score(job: Prepared, ledger: Ledger, plan: Plan, lease: Lease) -> Effort:
     return effort
 
 
-def with_token_budget(job: Prepared, ledger: Ledger) -> Ledger:
-    """The ledger with the set's token budget, which its first run may have to find."""
-    if ledger.execution.token_budget is not None:
-        return ledger
-    return fix_token_budget(job.layout, ledger, probe_token_budget(recipe_of(job, ledger), job.settings.pool))
+def probed(job: Prepared, ledger: Ledger) -> Ledger:
+    """The ledger with all that the set's first run has to find on the device."""
+    pool = job.settings.pool
+    if ledger.execution.token_budget is None:
+        budget = probe_token_budget(recipe_of(job, ledger), pool)
+        ledger = fix(job.layout, ledger, replace(ledger.execution, token_budget=budget))
+    if ledger.execution.actors_per_gpu is None and pool.num_gpus == "auto":
+        num = probe_actors_per_gpu(recipe_of(job, ledger), pool)
+        log.info("%d actors share a GPU", num)
+        ledger = fix(job.layout, ledger, replace(ledger.execution, actors_per_gpu=num))
+    return ledger
 
 
 def recipe_of(job: Prepared, ledger: Ledger) -> Recipe:
@@ -137,10 +144,18 @@ def recipe_of(job: Prepared, ledger: Ledger) -> Recipe:
     )
 
 
+def gpus_of_actor(job: Prepared, ledger: Ledger) -> float:
+    """What one actor holds of a GPU: as set, or the share that a probe found."""
+    if job.settings.pool.num_gpus != "auto":
+        return job.settings.pool.num_gpus
+    assert ledger.execution.actors_per_gpu is not None, "the run has probed"
+    return 1 / ledger.execution.actors_per_gpu
+
+
 def _score(job: Prepared, ledger: Ledger, plan: Plan, effort: Effort, lease: Lease) -> None:
     recipe = recipe_of(job, ledger)
     with closing(Progress(plan.num_rows, effort)) as progress:
-        for some in receipts(recipe, plan.tasks, job.settings.pool):
+        for some in receipts(recipe, plan.tasks, job.settings.pool, gpus_of_actor(job, ledger)):
             lease.check()
             for receipt in some:
                 effort.add(receipt)

@@ -1,4 +1,7 @@
-"""Second stage, in a pool of actors that hold the model: units of token ids to units of scores, 1:1.
+"""Second stage, in a pool of actors that hold the model: units of token ids to written units of scores, 1:1.
+
+An actor has two units at hand: while one is scored, the other is unpacked, or joined and written. A stage of its own
+for writing would cost a new worker process a unit wherever actors fill the cores, as Ray ends idle workers there.
 
 Columns out: `id`, the sentiment head's, `lang`, `num_tokens`, `truncated`, the other heads', then what is passed
 through; one row a scored verbatim, in the order of the corpus.
@@ -7,6 +10,7 @@ through; one row a scored verbatim, in the order of the corpus.
 from __future__ import annotations
 
 import time
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,40 +19,46 @@ import torch
 from numpy.typing import NDArray
 
 from jobs.score.recipe import Recipe, worker_bundle
-from jobs.score.wire import ScoredUnit, TokenisedUnit
+from jobs.score.wire import TokenisedUnit
+from jobs.score.write import ScoredUnit, write_unit
 from models.heads import SENTIMENT, SENTIMENT_LABELS
 from models.limits import matmul_flops_per_s
 from models.scorer import Scorer
 from models.tokeniser import Tokens
 
+AT_HAND = 2  # units of one actor
 _LEADING = (SENTIMENT, *(f"prob_{label}" for label in SENTIMENT_LABELS))
 
 
 class ScoreUnit:
-    """The actor. Built once from a recipe; called with one unit at a time."""
+    """The actor. Built once from a recipe; called by as many threads as `AT_HAND`."""
 
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.token_budget is not None, "a run looks for the budget before its actors start"
-        self._scorer = build_scorer(recipe, recipe.token_budget)
+        self._layout = recipe.layout
+        self._scorer, self._turn = build_scorer(recipe, recipe.token_budget), Lock()
         architecture = self._scorer.bundle.spec.architecture
         self._limit = matmul_flops_per_s(architecture, recipe.precision, recipe.device)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Score one unit."""
-        unit = TokenisedUnit.from_block(block)
+        """Score one unit and write it; gives its receipt."""
+        return write_unit(self.score(TokenisedUnit.from_block(block)), self._layout)
+
+    def score(self, unit: TokenisedUnit) -> ScoredUnit:
+        """Score one unit, when it's its turn."""
         tokens = _tokens(unit.texts)
-        began, halved = time.perf_counter(), self._scorer.num_halved
-        answers = self._scorer.score(tokens)
-        stats = {
-            "texts": len(tokens),
-            "tokens": tokens.num_tokens,
-            "score_s": time.perf_counter() - began,
-            "flops": self._scorer.flops(tokens),
-            "limit_flops_per_s": self._limit,
-            "halved": self._scorer.num_halved - halved,
-        }
-        scores = join(unit, answers)
-        return ScoredUnit(unit.name, unit.rows_in, unit.rows.num_rows, stats, scores, unit.rejected).to_block()
+        with self._turn:
+            began, halved = time.perf_counter(), self._scorer.num_halved
+            answers = self._scorer.score(tokens)
+            stats = {
+                "texts": len(tokens),
+                "tokens": tokens.num_tokens,
+                "score_s": time.perf_counter() - began,
+                "flops": self._scorer.flops(tokens),
+                "limit_flops_per_s": self._limit,
+                "halved": self._scorer.num_halved - halved,
+            }
+        return ScoredUnit(unit.name, unit.rows_in, unit.rows.num_rows, stats, join(unit, answers), unit.rejected)
 
 
 def build_scorer(recipe: Recipe, token_budget: int) -> Scorer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,7 +26,9 @@ class PoolSettings(Settings):
     min_size: int | None = Field(default=None, ge=1, description="None: what the cluster has room for, or work if less")
     max_size: int | None = Field(default=None, ge=1, description="None: no limit but the cluster's, should it grow")
     num_cpus: float | None = Field(default=None, gt=0, description="of one actor; None: its threads, less a share")
-    num_gpus: float = Field(default=0, ge=0, description="of one actor; 0.5 puts two on one GPU")
+    num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default=0, description="of one actor; 0.5 puts two on one GPU; auto: as many on one as a probe finds best"
+    )
     threads: int = Field(default=1, ge=1, description="cores that one actor computes on, each a batch of its own")
 
     @model_validator(mode="after")

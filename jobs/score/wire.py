@@ -1,4 +1,4 @@
-"""How a unit travels between the stages: as one row of a block.
+"""How a unit travels from the stage that reads to the one that scores: as one row of a block.
 
 Ray Data may split, merge and reorder rows. A unit that is a single row can't come apart, can't lose its name, and may
 be empty; its tables are inside, as Arrow IPC bytes. Price: one copy of the bytes at each end.
@@ -6,9 +6,8 @@ be empty; its tables are inside, as Arrow IPC bytes. Price: one copy of the byte
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
@@ -38,34 +37,6 @@ class TokenisedUnit:
         """Read the one row back."""
         name, rows_in, tables = _unblock(block)
         return cls(name, rows_in, **tables)
-
-
-@dataclass(frozen=True)
-class ScoredUnit:
-    """A unit with its scores.
-
-    `scores` has at least one row for each of the `rows_scored` verbatims; one that yields several still counts once.
-    `stats`: `texts`, `tokens`, `score_s`, `flops`, `limit_flops_per_s` of the forward passes.
-    """
-
-    name: str
-    rows_in: int
-    rows_scored: int
-    stats: dict[str, Any]
-    scores: pa.Table
-    rejected: pa.Table
-
-    def to_block(self) -> pa.Table:
-        """One row."""
-        block = _block(self.name, self.rows_in, scores=self.scores, rejected=self.rejected)
-        block = block.append_column("rows_scored", pa.array([self.rows_scored], pa.int64()))
-        return block.append_column("stats", pa.array([json.dumps(self.stats)]))
-
-    @classmethod
-    def from_block(cls, block: pa.Table) -> Self:
-        """Read the one row back."""
-        name, rows_in, tables = _unblock(block.drop_columns(["rows_scored", "stats"]))
-        return cls(name, rows_in, block["rows_scored"][0].as_py(), json.loads(block["stats"][0].as_py()), **tables)
 
 
 def _block(name: str, rows_in: int, **tables: pa.Table) -> pa.Table:

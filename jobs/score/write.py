@@ -1,4 +1,4 @@
-"""Third stage, in CPU tasks: units of scores to objects in the store, 1:1, and a receipt for each.
+"""The end of a unit's way: scores to one object in the store, and a receipt.
 
 A unit's whole output is one object, however many rows each verbatim yields: it is there or it isn't, never in part.
 Rejected rows are put first and the scores last, because the presence of the scores says that the unit is done. Equal
@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from cluster.stores import Store
 from jobs.score.layout import SetLayout
-from jobs.score.wire import ScoredUnit
 
 _METADATA_KEY = b"verbatim"
 
@@ -43,9 +42,24 @@ def astuple(counts: Counts) -> tuple[int, ...]:
     return tuple(asdict(counts).values())
 
 
-def write_unit(block: pa.Table, layout: SetLayout) -> pa.Table:
+@dataclass(frozen=True)
+class ScoredUnit:
+    """A unit with its scores.
+
+    `scores` has at least one row for each of the `rows_scored` verbatims; one that yields several still counts once.
+    `stats`: `texts`, `tokens`, `score_s`, `flops`, `limit_flops_per_s`, `halved` of the forward passes.
+    """
+
+    name: str
+    rows_in: int
+    rows_scored: int
+    stats: dict[str, Any]
+    scores: pa.Table
+    rejected: pa.Table
+
+
+def write_unit(unit: ScoredUnit, layout: SetLayout) -> pa.Table:
     """Write one unit; gives its receipt: `unit`, the counts, and what the scoring took."""
-    unit = ScoredUnit.from_block(block)
     counts = Counts(
         rows_in=unit.rows_in,
         rows_scored=unit.rows_scored,

@@ -20,7 +20,6 @@ from jobs.score.layout import SetLayout
 from jobs.score.recipe import Recipe
 from jobs.score.scoring import ScoreUnit
 from jobs.score.tokenise import tokenise
-from jobs.score.wire import ScoredUnit
 from jobs.score.write import to_parquet
 from models.architecture import Family
 from models.bundle import Bundle
@@ -227,7 +226,7 @@ def score_as_the_job_does(bundle: Bundle, texts: list[str], tmp_path: Path) -> p
     unit = tokenise(part, "unit", "file", columns, bundle.tokeniser, with_offsets=True)
     layout = SetLayout(str(tmp_path), str(bundle), "f")
     recipe = Recipe(str(bundle.folder), columns, UnitLimits(), layout, "fp32", "cpu", token_budget=20, threads=1)
-    return ScoredUnit.from_block(ScoreUnit(recipe)(unit.to_block())).scores
+    return ScoreUnit(recipe).score(unit).scores
 
 
 def test_the_job_gives_the_same_answers_of_every_kind(many_heads: Bundle, tmp_path: Path) -> None:
