@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,10 +18,12 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serving.coalesce import Coalescer
 from serving.errors import RequestError
 from serving.service import Service
-from serving.settings import ServingSettings
+from serving.settings import BundleSettings, ServingSettings
 from serving.web.http import build_http
+from serving.web.listener import Listener
 from serving.wire import BundleFacts, ExplainCall, ExplainReply, ScoreCall, ScoreReply
 
 _TRIES = 4  # a replica may die, and so may the next; Serve takes a second to see that one is gone
@@ -32,23 +36,35 @@ class Ingress:
     """What Serve runs: it hands HTTP to the application that `__serve_build_asgi_app__` builds."""
 
     def __init__(self, settings: ServingSettings, handles: dict[str, DeploymentHandle[Any]]) -> None:
-        self.service = Service(settings, RayBackend(handles))
+        self.service = Service(settings, RayBackend(handles, settings.bundles))
+        listen = settings.ingress.listen
+        self._listener = None if listen is None else Listener(listen, settings.admission.deadline_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the application, in the replica."""
-        return build_http(self.service)
+        return build_http(self.service, listener=self._listener)
+
+    async def leave(self) -> None:
+        """Take no more requests and finish those there are, while every replica is still at work."""
+        if self._listener is not None:
+            await self._listener.close()
 
 
 class RayBackend:
     """Calls over Serve's handles."""
 
-    def __init__(self, handles: dict[str, DeploymentHandle[Any]]) -> None:
+    def __init__(self, handles: dict[str, DeploymentHandle[Any]], bundles: Iterable[BundleSettings]) -> None:
         self._handles = handles
+        self._coalescers = {
+            one.deployment: Coalescer(
+                partial(self._call, one.deployment, "score"), token_budget=one.token_budget, num_lanes=one.num_lanes
+            )
+            for one in bundles
+        }
 
     async def score(self, deployment: str, call: ScoreCall) -> ScoreReply | RequestError:
         """Have texts scored."""
-        reply: ScoreReply | RequestError = await self._call(deployment, "score", call)
-        return reply
+        return await self._coalescers[deployment].score(call)
 
     async def explain(self, deployment: str, call: ExplainCall) -> ExplainReply | RequestError:
         """Have a score explained."""

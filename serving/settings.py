@@ -2,8 +2,8 @@
 
 An entry under `bundles` is one version of one bundle and becomes one deployment. Entries that share a name stand side
 by side; their shares say how much of the traffic that names no version each one gets, so a canary is an entry with a
-small share. Given up: `http` is obeyed by `python -m serving` only; under `serve run` and `serve deploy` the addresses
-are the cluster's affair and stand in Serve's own file.
+small share. Given up: `http` is obeyed by `python -m serving` only; under `serve run` and `serve deploy` requests come
+through Serve's proxy, whose address stands in Serve's own file, unless `ingress.listen` names one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from cluster.config import Settings
 from models.precision import Precision
 from serving.jobs.settings import JobSettings
-from serving.v2.settings import GrpcSettings
+from serving.v2.settings import GrpcSettings, is_loopback
 
 _SHARES_MAY_MISS = 1e-6
 
@@ -63,6 +63,11 @@ class BundleSettings(Settings):
         return self
 
     @property
+    def num_lanes(self) -> int:
+        """Batches that all its replicas can compute at once, when there are as many as there may be."""
+        return self.threads * (self.num_replicas if self.autoscaling is None else self.autoscaling.max)
+
+    @property
     def deployment(self) -> str:
         """Name of the Serve deployment: no two entries share it, as a name holds no `:`."""
         return f"{self.name}:{self.version}"
@@ -91,10 +96,11 @@ class AuthSettings(Settings):
 
 
 class HttpSettings(Settings):
-    """Where the service listens, for `python -m serving`."""
+    """An address of HTTP. Off loopback it wants TLS and keys, or a proxy before it that sees to both."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
+    trusted_front: bool = Field(default=False, description="a proxy that has TLS and checks who asks stands before it")
     tls_cert: str | None = Field(default=None, min_length=1)
     tls_key: str | None = Field(default=None, min_length=1)
 
@@ -111,6 +117,7 @@ class IngressSettings(Settings):
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.0, ge=0)
     resources: dict[str, float] = Field(default={}, description="Ray's custom ones; pins it to nodes that have them")
+    listen: HttpSettings | None = Field(default=None, description="a port of its own, past Serve's proxy")
 
 
 class ServingSettings(Settings):
@@ -125,6 +132,19 @@ class ServingSettings(Settings):
     jobs: JobSettings | None = Field(default=None, description="left out: no asynchronous jobs")
     ingress: IngressSettings = IngressSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _nothing_open_to_the_network(self) -> ServingSettings:
+        for where, http in (("http", self.http), ("ingress.listen", self.ingress.listen)):
+            if http is None or http.trusted_front or is_loopback(http.host):
+                continue
+            missing = {f"{where}.tls_cert": http.tls_cert, "auth.keys_file": self.auth.keys_file}
+            if wanted := " and ".join(name for name, value in missing.items() if value is None):
+                raise ValueError(
+                    f"{where}.host {http.host!r} is open to the network: set {wanted} too, "
+                    f"or {where}.trusted_front: true where a proxy that has TLS and checks who asks stands before it"
+                )
+        return self
 
     @model_validator(mode="after")
     def _versions_differ(self) -> ServingSettings:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -28,6 +28,7 @@ from serving.v2.http import message_of
 from serving.v2.protos import SERVICE
 from serving.v2.rpc_messages import parse
 from serving.v2.rpc_methods import Method, methods
+from serving.v2.settings import GrpcSettings
 from serving.web.edge import choose_id, unforeseen
 
 CODES = {
@@ -49,22 +50,16 @@ _DONE, _GONE = 200, 499  # answered; the client has gone
 logger = logging.getLogger("ray.serve")
 
 
-def lifespan(service: Service) -> Callable[[Any], AbstractAsyncContextManager[None]] | None:
-    """Serve gRPC while the HTTP application lives; None if the settings don't want it."""
-    if (settings := service.settings.grpc) is None:
-        return None
-
-    @asynccontextmanager
-    async def serve(_: Any) -> AsyncIterator[None]:
-        server = build(service)
-        server.add_insecure_port(settings.address)
-        await server.start()
-        try:
-            yield
-        finally:
-            await server.stop(service.settings.admission.deadline_s)
-
-    return serve
+@asynccontextmanager
+async def served(service: Service, settings: GrpcSettings) -> AsyncIterator[None]:
+    """Serve gRPC while the block runs; on the way out calls in flight are finished."""
+    server = build(service)
+    server.add_insecure_port(settings.address)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(service.settings.admission.deadline_s)
 
 
 def build(service: Service) -> Any:

@@ -18,7 +18,7 @@ class GrpcSettings(Settings):
 
     @model_validator(mode="after")
     def _loopback_without_tls(self) -> GrpcSettings:
-        if not self.tls_front and not _is_loopback(self.host):
+        if not self.tls_front and not is_loopback(self.host):
             raise ValueError(
                 f"host must be of loopback (127.0.0.1, ::1, localhost) unless tls_front is true, got {self.host!r}"
             )
@@ -30,7 +30,8 @@ class GrpcSettings(Settings):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
@@ -19,6 +21,7 @@ from serving.v2 import http as v2
 from serving.v2 import rpc
 from serving.web import rest
 from serving.web.edge import Edge, ErrorForm, plain_error
+from serving.web.listener import Listener
 from serving.web.openapi import describe
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
@@ -42,17 +45,25 @@ def protocols(service: Service, cluster: Cluster | None) -> Sequence[HttpProtoco
     ]
 
 
-def build_http(service: Service, cluster: Cluster | None = None) -> FastAPI:
-    """Put the application together; jobs run on the cluster that the settings name, unless one is given."""
+def build_http(service: Service, cluster: Cluster | None = None, listener: Listener | None = None) -> FastAPI:
+    """Put the application together; jobs run on the cluster that the settings name, unless one is given.
+
+    With a listener the application brings its own port; without, somebody else hands it requests.
+    """
     spoken = protocols(service, cluster)
-    app = FastAPI(title="Verbatim", version="1", docs_url=None, redoc_url=None, lifespan=rpc.lifespan(service))
+    app = FastAPI(title="Verbatim", version="1", docs_url=None, redoc_url=None, lifespan=_lifespan(service, listener))
     routers = [*(protocol.router for protocol in spoken), console.routes()]
     routes = [route for router in routers for route in router.routes]
     for router in routers:
         app.include_router(router)
     app.openapi = describe(app, service.settings)  # type: ignore[method-assign]
     by_length = sorted(spoken, key=lambda one: -len(one.prefix))
-    app.add_middleware(Edge, metrics=service.metrics, errors_as={one.prefix: one.errors_as for one in by_length})
+    app.add_middleware(
+        Edge,
+        metrics=service.metrics,
+        errors_as={one.prefix: one.errors_as for one in by_length},
+        express=_express(routes),
+    )
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> Response:
@@ -67,6 +78,27 @@ def build_http(service: Service, cluster: Cluster | None = None) -> FastAPI:
         raise RequestError("invalid_request", fault["msg"], field=".".join(map(str, fault["loc"]))) from None
 
     return app
+
+
+def _express(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], APIRoute]:
+    """Routes that take texts: nothing in their path, and of the request they read all themselves."""
+    own = [route for route in routes if isinstance(route, APIRoute) and "{" not in route.path]
+    return {("POST", route.path): route for route in own if route.methods == {"POST"}}
+
+
+def _lifespan(service: Service, listener: Listener | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Ports are open while the application lives."""
+
+    @asynccontextmanager
+    async def live(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if service.settings.grpc is not None:
+                await stack.enter_async_context(rpc.served(service, service.settings.grpc))
+            if listener is not None:
+                await stack.enter_async_context(listener.serving(app))
+            yield
+
+    return live
 
 
 def _methods(routes: Sequence[BaseRoute], request: Request) -> str:

@@ -50,8 +50,9 @@ def test_every_label_that_is_asked_for_is_there(exported: dict[str, set[str]]) -
 
 def test_panels_show_what_an_operator_asks() -> None:
     titles = [panel["title"] for panel in PANELS]
-    for wanted in ("Requests", "Refusals", "Tokens", "Queue", "Batch fill", "Padding", "Latency by stage"):
+    for wanted in ("Requests", "Refusals", "Tokens", "Queue", "Batch fill", "Unused budget", "Latency by stage"):
         assert wanted in titles
+    assert "Padding" not in titles, "packed batches have none"
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in PANELS}
     assert len(places) == len(PANELS)

@@ -9,6 +9,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from cluster.config import parse_config
+from serving.__main__ import LEANER
 from serving.settings import ServingSettings
 from serving.v2.protos import SERVICE
 
@@ -64,14 +65,25 @@ def test_serve_and_the_service_take_what_stands_there(deployed: ServeDeploySchem
     assert [bundle.name for bundle in settings.bundles] == ["starter"]
 
 
-def test_ray_authenticates_in_every_container_of_ray(cluster: Manifest) -> None:
-    assert cluster["authOptions"] == {"mode": "token"}
-    containers = [
+def containers_of_ray(cluster: Manifest) -> list[Manifest]:
+    return [
         container
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
         for container in group["template"]["spec"]["containers"]
         if container["name"].startswith("ray-")
     ]
+
+
+def test_serve_s_switches_are_those_of_a_local_service(cluster: Manifest) -> None:
+    """A process with other switches than its neighbour can't be reached by it."""
+    for container in containers_of_ray(cluster):
+        env = {one["name"]: one["value"] for one in container["env"]}
+        assert {name: value for name, value in env.items() if name.startswith("RAY_SERVE_")} == LEANER
+
+
+def test_ray_authenticates_in_every_container_of_ray(cluster: Manifest) -> None:
+    assert cluster["authOptions"] == {"mode": "token"}
+    containers = containers_of_ray(cluster)
     assert len(containers) == 2
     for container in containers:
         assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]
@@ -86,7 +98,11 @@ def test_grpc_is_on_loopback_beside_a_front_with_tls(
     front = documents["ConfigMap"]["data"]["front.conf"]
     assert re.findall(r"listen (.*);", front) == ["8443 ssl"]
     assert re.findall(r"grpc_pass (.*);", front) == [f"grpc://{settings.grpc.address}"]
-    assert re.findall(r"proxy_pass (.*);", front) == [f"http://127.0.0.1:{deployed.http_options.port}"]
+    assert settings.ingress.listen is not None
+    assert settings.ingress.listen.host == "127.0.0.1"
+    ports = {settings.ingress.listen.port, settings.grpc.port, deployed.http_options.port}
+    assert len(ports) == 3, "Serve's proxy, gRPC and the ingress stand in one pod"
+    assert re.findall(r"proxy_pass (.*);", front) == [f"http://127.0.0.1:{settings.ingress.listen.port}"]
     assert f"/{SERVICE}/".startswith(re.findall(r"location (\S+) \{\s+grpc_pass", front)[0])
     pinned = settings.ingress.resources
     assert pinned == {"front": 1}

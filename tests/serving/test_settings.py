@@ -57,6 +57,10 @@ def test_versions_of_a_name_stand_in_the_order_of_the_file() -> None:
         ({"admission": {"deadline_s": 0}}, "admission.deadline_s"),
         ({"http": {"tls_cert": "a.pem"}}, "tls_cert and tls_key go together"),
         ({"http": {"port": 70000}}, "http.port"),
+        ({"http": {"host": "10.0.0.1"}}, "http.host '10.0.0.1' is open to the network: set http.tls_cert and auth."),
+        ({"http": {"host": "::"}, "auth": {"keys_file": "k"}}, "set http.tls_cert too, or http.trusted_front: true"),
+        ({"http": {"host": "10.0.0.1", "tls_cert": "a", "tls_key": "b"}}, "set auth.keys_file too"),
+        ({"ingress": {"listen": {"host": "10.0.0.1"}}}, "ingress.listen.host '10.0.0.1' is open to the network"),
         ({"log_level": "LOUD"}, "log_level"),
     ],
 )
@@ -64,6 +68,28 @@ def test_a_fault_names_the_field_and_what_would_be_right(settings: dict[str, Any
     with pytest.raises(SettingsError) as caught:
         parse(**settings)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"http": {"host": "10.0.0.1", "tls_cert": "a", "tls_key": "b"}, "auth": {"keys_file": "k"}},
+        {"http": {"host": "10.0.0.1", "trusted_front": True}},
+        {"http": {"host": "localhost"}},
+        {"http": {"host": "::1"}},
+        {"ingress": {"listen": {"host": "127.0.0.2"}}},
+    ],
+)
+def test_an_address_that_may_be_open(settings: dict[str, Any]) -> None:
+    parse(**settings)
+
+
+def test_lanes_are_those_of_all_replicas_that_there_may_be() -> None:
+    bundles = [
+        {**ONE, "threads": 2, "num_replicas": 3},
+        {"name": "b", "reference": "b", "threads": 4, "autoscaling": {"min": 0, "max": 5}},
+    ]
+    assert [one.num_lanes for one in parse(bundles=bundles).bundles] == [6, 20]
 
 
 def test_all_faults_are_told_at_once() -> None:
