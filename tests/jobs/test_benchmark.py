@@ -298,11 +298,11 @@ class TestRoster:
 
 
 class TestMemory:
-    def test_growth_counts_from_the_first_tenth(self) -> None:
-        flat = [Sample(index, rss) for index, rss in enumerate((100, 104, 101))]
+    def test_growth_counts_from_the_fourth_tenth(self) -> None:
+        flat = [Sample(index, rss) for index, rss in enumerate((60, 90, 95, 100, 104, 101))]
         assert growth(flat) == 1.04
         assert is_flat(flat)
-        assert not is_flat([*flat, Sample(4, 110)])
+        assert not is_flat([*flat, Sample(6, 110)])
 
     def test_short_texts_differ(self) -> None:
         made = short_texts(0, 500)
