@@ -97,11 +97,12 @@ class Trunk(nn.Module):
         self.norm = _norm(arch) if arch.norm_first else nn.Identity()
         self.pooler = nn.Linear(arch.hidden_size, arch.hidden_size) if has_pooler else None
 
-    def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """Hidden states of every token, T x D, after the final norm."""
+    def forward(self, batch: PackedBatch, types: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states of every token, T x D, after the final norm; `types` (T) of tokens, 0 unless given."""
         positions = batch.positions + self.arch.position_offset
         hidden_td = self.word_embeddings(batch.input_ids) + self.position_embeddings(positions)
-        hidden_td = self.dropout(self.embedding_norm(hidden_td + self.token_type_embeddings.weight[0]))
+        types_d = self.token_type_embeddings.weight[0] if types is None else self.token_type_embeddings(types)
+        hidden_td = self.dropout(self.embedding_norm(hidden_td + types_d))
         for layer in self.layers:
             hidden_td = layer(hidden_td, batch)
         return self.norm(hidden_td)  # type: ignore[no-any-return]

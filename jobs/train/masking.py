@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from jobs.train.roles import MASKS, find_role
 from jobs.train.sets import NEUTRAL, UNKNOWN
-from jobs.train.tokenizer import CONTINUATION, MASK, SPECIAL
+from jobs.train.tokenizer import CONTINUATION, SPECIAL
 
 RUN_ON = 0.5  # chance that a Chinese character belongs to the unit of the one before
 _HAN = ("\u3400", "\u9fff")
@@ -41,7 +42,7 @@ class Vocabulary:
             goes_on=np.array([token.startswith(CONTINUATION) for token in tokens]),
             is_han=np.array([len(token) == 1 and _HAN[0] <= token <= _HAN[1] for token in tokens]),
             is_special=np.array([token in added for token in tokens]),
-            mask_id=tokens.index(MASK),
+            mask_id=find_role(tokenizer, "mask", MASKS),
         )
 
 
@@ -52,9 +53,21 @@ def hide(ids: Ids, rate: float, vocabulary: Vocabulary, rng: np.random.Generator
     -------
     (T,) the ids with noise; the positions, rising, whose first ids are to be told.
     """
+    return hide_units(ids, vocabulary.goes_on[ids] | chance_runs(ids, vocabulary, rng), rate, vocabulary, rng)
+
+
+def chance_runs(ids: Ids, vocabulary: Vocabulary, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(T,) which Chinese characters go on the unit of the one before, by chance."""
     is_han = vocabulary.is_han[ids]
-    joined = vocabulary.goes_on[ids]
-    joined[1:] |= is_han[1:] & is_han[:-1] & (rng.random(len(ids) - 1) < RUN_ON)
+    runs = np.zeros(len(ids), np.bool_)
+    runs[1:] = is_han[1:] & is_han[:-1] & (rng.random(len(ids) - 1) < RUN_ON)
+    return runs
+
+
+def hide_units(
+    ids: Ids, joined: NDArray[np.bool_], rate: float, vocabulary: Vocabulary, rng: np.random.Generator
+) -> tuple[Ids, NDArray[np.int64]]:
+    """As `hide`, with the units given: `joined` (T) says which tokens go on the unit of the one before."""
     unit = np.cumsum(~joined)
     hidden = (rng.random(unit[-1] + 1) < rate)[unit] & ~vocabulary.is_special[ids]
     positions = np.flatnonzero(hidden)

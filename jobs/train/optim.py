@@ -1,8 +1,8 @@
 """The optimizer of every stage: Muon for the layers' matrices, AdamW for the rest; a linear warm-up and a linear fall.
 
 Muon (Jordan et al. 2024) steps along the nearest orthogonal matrix of the momentum. It learns several times as much
-from a token as AdamW here (NOTES.md), for about a tenth more time a step. Embeddings, norms, biases and heads take
-AdamW. The fall to zero makes the last steps an average of their own, so no copy of averaged weights is kept.
+from a token as AdamW here (NOTES.md). Embeddings, norms, biases and heads take AdamW. The fall to zero makes the last
+steps an average of their own, so no copy of averaged weights is kept.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from jobs.train.learner import Learner
+from jobs.train.muon import Muon
 
-MOMENTUM = 0.95
 BETAS = (0.9, 0.98)
 
 
@@ -40,14 +40,16 @@ def share_of(parameters: Iterable[nn.Parameter], layers: nn.Module, factor: floa
 class Optimizer:
     """Both optimizers under one roof, with the learning rate of a step."""
 
-    def __init__(self, shares: Sequence[Share], learning_rate: float, matrix_learning_rate: float) -> None:
+    def __init__(
+        self, shares: Sequence[Share], learning_rate: float, matrix_learning_rate: float, weight_decay: float = 0.0
+    ) -> None:
         rest = [{"params": list(s.rest), "lr": s.factor * learning_rate} for s in shares if s.rest]
         matrices = [{"params": list(s.matrices), "lr": s.factor * matrix_learning_rate} for s in shares if s.matrices]
         parts: list[torch.optim.Optimizer] = []
         if rest:
-            parts.append(torch.optim.AdamW(rest, betas=BETAS, eps=1e-6, weight_decay=0.0))
+            parts.append(torch.optim.AdamW(rest, betas=BETAS, eps=1e-6, weight_decay=weight_decay, fused=True))
         if matrices:
-            parts.append(torch.optim.Muon(matrices, momentum=MOMENTUM, weight_decay=0.0))
+            parts.append(Muon(matrices, weight_decay=weight_decay))
         self._parts = parts
         self._rates = [[float(group["lr"]) for group in part.param_groups] for part in parts]
 
@@ -58,6 +60,12 @@ class Optimizer:
                 group["lr"] = factor * rate
             part.step()
             part.zero_grad(set_to_none=True)
+
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """The live state of one parameter; empty before its first step."""
+        own = {id(one): part for part in self._parts for group in part.param_groups for one in group["params"]}
+        state: dict[str, Any] = own[id(parameter)].state[parameter]
+        return state
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Plain tensors and numbers, for a checkpoint."""

@@ -7,11 +7,11 @@ that the mix still changes. A resumed stage makes the same plan and goes on at i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.train.corpus import Corpus
 from models.batching import batches
 
 POOL_STEPS = 48
@@ -19,13 +19,24 @@ POOL_STEPS = 48
 Rows = NDArray[np.int64]
 
 
-def plan_steps(corpus: Corpus, repeats: Mapping[str, float], epochs: int, token_budget: int, seed: int) -> list[Rows]:
+class Texts(Protocol):
+    """What is planned: how long each text is, and which belong to a set."""
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """(N,) in tokens."""
+
+    def of_set(self, name: str) -> Rows:
+        """Rows of one set."""
+
+
+def plan_steps(corpus: Texts, repeats: Mapping[str, float], epochs: int, token_budget: int, seed: int) -> list[Rows]:
     """Rows of every step of a stage, epoch by epoch."""
     rng = np.random.default_rng(seed)
     return [rows for _ in range(epochs) for rows in _epoch(corpus, repeats, token_budget, rng)]
 
 
-def _epoch(corpus: Corpus, repeats: Mapping[str, float], token_budget: int, rng: np.random.Generator) -> list[Rows]:
+def _epoch(corpus: Texts, repeats: Mapping[str, float], token_budget: int, rng: np.random.Generator) -> list[Rows]:
     chosen = np.concatenate([_repeat(corpus.of_set(name), times, rng) for name, times in repeats.items()])
     rng.shuffle(chosen)
     steps = [rows for pool in _pools(chosen, corpus.lengths, token_budget) for rows in pool]

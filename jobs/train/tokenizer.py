@@ -6,7 +6,7 @@ Han characters, which would shorten Chinese by a third but can't be learnt from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -18,7 +18,7 @@ MIN_FREQUENCY = 3
 CONTINUATION = "##"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, more_special: Sequence[str] = ()) -> Tokenizer:
     """Learn a vocabulary from clean, masked texts."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=64))
     tokenizer.normalizer = normalizers.Sequence(
@@ -29,7 +29,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
-    special = [AddedToken(token, special=True, normalized=False) for token in (*SPECIAL, *PLACEHOLDERS)]
+    names = (*SPECIAL, *more_special, *PLACEHOLDERS)
+    special = [AddedToken(token, special=True, normalized=False) for token in names]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=MIN_FREQUENCY,

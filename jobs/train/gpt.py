@@ -1,0 +1,108 @@
+"""Megatron's GPT: a decoder with its norms first, learned positions, causal attention and its word vectors as output.
+
+Texts are packed without padding, as in `models.trunk`, and don't see each other. It is GPT-2 but for names:
+`models.convert` writes these tensors as a Hugging Face folder that transformers reads as `GPT2LMHeadModel`. GELU has
+the tanh form, as in Megatron-LM's fused kernel and in GPT-2. Given up: generation; what reads many texts doesn't write
+any.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention import varlen
+
+from models.architecture import Architecture
+from models.packing import AttentionGroup, PackedBatch
+
+CAUSAL = (-1, 0)  # a window over all that came before
+
+
+class CausalAttention(nn.Module):
+    """Self-attention of each token to those before it in its text, and to itself."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = arch.num_attention_heads, arch.head_dim
+        self.qkv = nn.Linear(arch.hidden_size, 3 * arch.hidden_size)
+        self.output = nn.Linear(arch.hidden_size, arch.hidden_size)
+
+    def forward(self, hidden_td: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """T x D in and out."""
+        qkv = self.qkv(hidden_td)
+        if not batch.groups:
+            context = self._ragged(qkv, batch)
+        else:
+            context = torch.cat([self._grouped(qkv.index_select(0, group.slots), group) for group in batch.groups])
+        projected: torch.Tensor = self.output(context)
+        return projected
+
+    def _ragged(self, qkv: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Flash attention: CUDA, bf16."""
+        query, key, value = qkv.view(batch.num_tokens, 3, self.num_heads, self.head_dim).unbind(1)
+        bounds, longest = batch.bounds, batch.longest
+        context = varlen.varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=CAUSAL)
+        assert isinstance(context, torch.Tensor)
+        return context.reshape(batch.num_tokens, -1)
+
+    def _grouped(self, qkv: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
+        """Texts of near-equal length; padding stands behind a text, where none of its tokens looks."""
+        shape = (group.num_texts, group.length, 3, self.num_heads, self.head_dim)
+        query, key, value = qkv.view(shape).permute(2, 0, 3, 1, 4)  # each (G, H, S, D/H)
+        context = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return context.transpose(1, 2).reshape(group.num_texts * group.length, -1).index_select(0, group.real)
+
+
+class GptLayer(nn.Module):
+    """Attention and feed-forward, each normed first and added to what it was given."""
+
+    def __init__(self, arch: Architecture, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)
+        self.attention = CausalAttention(arch)
+        self.feed_forward_norm = nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)
+        self.up = nn.Linear(arch.hidden_size, arch.intermediate_size)
+        self.down = nn.Linear(arch.intermediate_size, arch.hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_td: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """T x D in and out."""
+        hidden_td = hidden_td + self.dropout(self.attention(self.attention_norm(hidden_td), batch))
+        inner = functional.gelu(self.up(self.feed_forward_norm(hidden_td)), approximate="tanh")
+        added: torch.Tensor = hidden_td + self.dropout(self.down(inner))
+        return added
+
+
+class Gpt(nn.Module):
+    """Embeddings, layers, the last norm; the names are those of `models.trunk.Trunk`."""
+
+    def __init__(self, arch: Architecture, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.arch = arch
+        self.word_embeddings = nn.Embedding(arch.vocab_size, arch.hidden_size)
+        self.position_embeddings = nn.Embedding(arch.max_position_embeddings, arch.hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(GptLayer(arch, dropout) for _ in range(arch.num_hidden_layers))
+        self.norm = nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """Hidden states of every token, T x D; times the word vectors they are the logits of the next token."""
+        hidden_td = self.dropout(self.word_embeddings(batch.input_ids) + self.position_embeddings(batch.positions))
+        for layer in self.layers:
+            hidden_td = layer(hidden_td, batch)
+        normed: torch.Tensor = self.norm(hidden_td)
+        return normed
+
+
+def initialise(module: nn.Module, num_layers: int, std: float) -> None:
+    """Normal weights, those that write into the residual stream scaled by depth (Shoeybi et al. 2019, 5.1)."""
+    scale = 1 / math.sqrt(2 * num_layers)
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            writes = name.endswith(("attention.output", "down"))
+            nn.init.normal_(part.weight, std=std * (scale if writes else 1.0))
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
