@@ -5,6 +5,7 @@
     tokenizer.json      the Rust tokeniser
     README.md           the model card (not part of the digest: a better word in it isn't another model)
 
+A bundle of adapters names its `base` instead of holding a trunk; they are merged when the weights are loaded.
 The digest is that of `bundle.yaml`, which names the rest, so `name@digest` names every byte that can change a score.
 Weights are safetensors only: nothing in a bundle can run code. Given up: weights can't be memory-mapped across
 processes once they are cast to the device's precision.
@@ -52,6 +53,7 @@ class BundleSpec(BaseModel):
     max_length: int = Field(ge=8)
     architecture: Architecture | ForeignArchitecture = Field(discriminator="family")
     heads: tuple[HeadSpec, ...] = Field(min_length=1)
+    base: str | None = Field(default=None, pattern=rf"@[0-9a-f]{{{DIGEST_CHARS}}}$")  # where it is, and its digest
     files: dict[str, str]
 
     @model_validator(mode="after")
@@ -73,6 +75,7 @@ class Bundle:
     folder: Path
     spec: BundleSpec
     digest: str
+    base: Bundle | None = None
 
     def __str__(self) -> str:
         return f"{self.spec.name}@{self.digest}"
@@ -83,16 +86,25 @@ class Bundle:
         return Tokeniser(self.folder / TOKENIZER_FILE, self.spec.max_length)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All weights, as stored."""
+        """All weights, as stored; of adapters, merged with the base's."""
         from safetensors.torch import load_file  # noqa: PLC0415 - see above
 
         try:
-            return load_file(self.folder / WEIGHTS_FILE)
+            own = load_file(self.folder / WEIGHTS_FILE)
         except SafetensorError as error:
             raise BundleError(f"{self.folder / WEIGHTS_FILE} isn't a readable safetensors file: {error}") from error
+        if self.base is None:
+            return own
+        from models.adapters import merge  # noqa: PLC0415 - see above
+
+        assert isinstance(self.spec.architecture, Architecture), "load_bundle has looked"
+        try:
+            return merge(self.spec.architecture, self.base.tensors(), own)
+        except ValueError as error:
+            raise BundleError(f"{self.folder / WEIGHTS_FILE}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "spec": self.spec, "digest": self.digest}
+        return {"folder": self.folder, "spec": self.spec, "digest": self.digest, "base": self.base}
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -113,7 +125,7 @@ def load_bundle(folder: Path) -> Bundle:
             raise BundleError(f"bundle {folder} lacks the file {name} that its {SPEC_FILE} names")
         if (found := _sha256(path)) != expected:
             raise BundleError(f"{path} isn't the file the bundle was made with: sha256 {found}, expected {expected}")
-    return Bundle(folder, spec, hashlib.sha256(text).hexdigest()[:DIGEST_CHARS])
+    return Bundle(folder, spec, hashlib.sha256(text).hexdigest()[:DIGEST_CHARS], _base(folder, spec))
 
 
 def save_bundle(folder: Path, spec: BundleSpec, tensors: Mapping[str, torch.Tensor], card: str) -> Bundle:
@@ -127,10 +139,25 @@ def save_bundle(folder: Path, spec: BundleSpec, tensors: Mapping[str, torch.Tens
     (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors leaves it to its owner alone
     files = {name: _sha256(folder / name) for name in sorted({TOKENIZER_FILE, WEIGHTS_FILE, *spec.files})}
     spec = spec.model_copy(update={"files": files})
-    plain = spec.model_dump(mode="json")
+    plain = spec.model_dump(mode="json", exclude_none=True)
     (folder / SPEC_FILE).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return load_bundle(folder)
+
+
+def _base(folder: Path, spec: BundleSpec) -> Bundle | None:
+    """What a bundle of adapters adapts, fetched and checked."""
+    if spec.base is None:
+        return None
+    from models.fetch import fetch  # noqa: PLC0415 - which finds folders, and loads them by this file
+
+    try:
+        base = fetch(spec.base)
+    except BundleError as error:
+        raise BundleError(f"bundle {folder} is made of adapters to {spec.base}, which can't be had: {error}") from error
+    if base.spec.architecture != spec.architecture or not isinstance(spec.architecture, Architecture):
+        raise BundleError(f"bundle {folder} is made of adapters to another architecture than that of its base {base}")
+    return base
 
 
 def _parse(folder: Path, text: bytes) -> BundleSpec:

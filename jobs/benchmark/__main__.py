@@ -1,8 +1,9 @@
 """`python -m jobs.benchmark MODE`: measure the packed engine on this machine, beside its peers.
 
-Modes: `engine` in process; `job` Parquet to Parquet through Ray; `gpu` parity and sweeps on a CUDA device; `memory`
-over a million texts; `peers` makes the peers' environment. Exit codes: 0 done; 2 something that was given, or that
-the machine lacks, makes it impossible; 130 interrupted.
+Modes: `engine` in process; `job` Parquet to Parquet through Ray; `serve` the service on loopback; `gpu` parity and
+sweeps on a CUDA device; `memory` over a million texts; `peers` makes the peers' environment. Exit codes: 0 done;
+1 `memory` found growth, or a part of `serve` failed; 2 something that was given, or that the machine lacks, makes it
+impossible; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from jobs.benchmark.model import DEFAULT_SHAPE, Shape
 from jobs.benchmark.plot import as_plain, draw, require_matplotlib
 from jobs.benchmark.roster import PRECISIONS, choose_peers, choose_precisions
 from jobs.benchmark.row import Row, write_rows
+from jobs.benchmark.serve.options import ServeOptions, choose_parts, choose_servers, choose_sizes
+from jobs.benchmark.serve.row import write_rows as write_serve_rows
+from jobs.benchmark.serve.run import run_serve
+from jobs.benchmark.serve.table import table as serve_table
+from jobs.benchmark.serve.table import targets_table
 from jobs.benchmark.table import facts, ratios, table
 from models.fetch import fetch
 from models.precision import Precision, choose_precision
@@ -104,6 +110,36 @@ def _job(options: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(options: argparse.Namespace) -> int:
+    precision = options.precision
+    if precision == "auto":
+        precision = choose_precision("auto", on_gpu=False)
+    result = run_serve(
+        ServeOptions(
+            precision=choose_precisions([precision])[0],
+            parts=choose_parts(options.parts),
+            peers=choose_servers(options.peers),
+            sizes=choose_sizes(options.sizes),
+            seconds=options.seconds,
+            overload_s=options.overload_seconds,
+            rounds=options.rounds,
+            connections=options.connections,
+            threads=options.threads,
+            shape=_shape(options),
+            bundle=options.bundle,
+            texts=options.texts,
+            num_texts=options.num_texts,
+            seed=options.seed,
+        )
+    )
+    _say(serve_table(result.rows))
+    _say(targets_table(result.targets))
+    _say(facts("measured on", {**machine.describe(), **result.facts}))
+    if options.json:
+        write_serve_rows(options.json, result.rows)
+    return 1 if result.num_failed else 0
+
+
 def _gpu(options: argparse.Namespace) -> int:
     shape = Shape(options.layers or 24, options.hidden or 1024, options.heads or 16)
     result = run_gpu(GpuOptions(shape=shape, seconds=options.seconds, price_per_hour=options.price_per_hour))
@@ -118,7 +154,7 @@ def _memory(options: argparse.Namespace) -> int:
     for sample in stream(fetch(options.bundle), cast(Precision, options.precision), options.num_texts, options.threads):
         samples.append(sample)
         _say(f"{sample.num_texts:>12,} texts  {sample.rss_bytes / 1e6:>8,.0f} MB")
-    _say(f"most after the first tenth: {growth(samples):.3f} x; {'flat' if is_flat(samples) else 'IT GROWS'}")
+    _say(f"most after the first four tenths: {growth(samples):.3f} x; {'flat' if is_flat(samples) else 'IT GROWS'}")
     return 0 if is_flat(samples) else 1
 
 
@@ -162,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--precision", default="auto")
     job.add_argument("--actor-threads", type=_at_least_1, default=1)
     job.add_argument("--seconds", type=float, default=90.0, help="how long the job should take about")
+    _add_serve(modes)
     gpu = _mode(modes, "gpu", _gpu, "parity, token budgets, replicas and lengths on a CUDA device")
     _add_model(gpu)
     gpu.add_argument("--seconds", type=float, default=420.0, help="begin nothing new after so long")
@@ -172,6 +209,21 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--threads", type=_at_least_1, default=machine.num_cores())
     _mode(modes, "peers", _peers, "make the peers' virtual environment")
     return parser
+
+
+def _add_serve(modes: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = _mode(modes, "serve", _serve, "the service on loopback under load, beside the engine and other servers")
+    _add_model(serve, has_price=False)
+    _add_texts(serve, num_texts=2000)
+    serve.set_defaults(threads=1)  # the rest of the machine is for HTTP
+    serve.add_argument("--parts", default="all", help="saturation, latency, overload, kill, peers, with commas; or all")
+    serve.add_argument("--peers", default="all", help="infinity, ray-serve-pipeline, with commas; all, or none")
+    serve.add_argument("--sizes", default="32,1", help="texts a request, with commas")
+    serve.add_argument("--precision", default="auto")
+    serve.add_argument("--seconds", type=float, default=20.0, help="of one measurement")
+    serve.add_argument("--overload-seconds", type=float, default=60.0)
+    serve.add_argument("--rounds", type=_at_least_1, default=3, help="of the engine and of the side-by-side")
+    serve.add_argument("--connections", type=_at_least_1, default=64)
 
 
 def _mode(
@@ -185,13 +237,14 @@ def _mode(
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, *, has_price: bool = True) -> None:
     parser.add_argument("--bundle", help="a bundle of your own in place of random weights")
     parser.add_argument("--layers", type=_at_least_1)
     parser.add_argument("--hidden", type=_at_least_1)
     parser.add_argument("--heads", type=_at_least_1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
-    parser.add_argument("--price-per-hour", type=float, help="of this machine, in any currency")
+    if has_price:
+        parser.add_argument("--price-per-hour", type=float, help="of this machine, in any currency")
 
 
 def _add_texts(parser: argparse.ArgumentParser, num_texts: int | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.evaluate.labels import OPEN
 from jobs.evaluate.metrics import calibration_error
 from jobs.finetune.exam import Exam, Outputs
 from jobs.finetune.spans import IGNORED, token_tags
@@ -76,7 +77,7 @@ def _with_temperature(spec: HeadSpec, logits_nc: Outputs, codes: NDArray[np.int6
 def _calibrate_multi(spec: HeadSpec, outputs: Outputs, exam: Exam) -> Calibrated:
     own = exam.labels[spec.name]
     logits_nc, truth = outputs[own.known].astype(np.float64), own.truth[own.known]
-    signed = np.where(truth, logits_nc, -logits_nc)
+    signed = np.where(truth > 0, logits_nc, -logits_nc)[truth != OPEN]
     temperature = likeliest_temperature(lambda t: float(np.logaddexp(0, -signed / t).mean()))
     warm = spec.model_copy(update={"temperature": temperature})
     threshold = exam.best_threshold(warm, outputs)
@@ -108,7 +109,7 @@ def _error(logits_nc: Outputs, codes: NDArray[np.int64], temperature: float) -> 
     return calibration_error(probs_nc.max(axis=1), probs_nc.argmax(axis=1) == codes).value()
 
 
-def _multi_error(logits_nc: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """Over all decisions, label by label."""
-    probs = (1 + np.tanh(logits_nc / 2)) / 2
-    return calibration_error(np.maximum(probs, 1 - probs).ravel(), ((probs > 0.5) == truth).ravel()).value()
+def _multi_error(logits_nc: NDArray[np.float64], truth: NDArray[np.int8]) -> float:
+    """Over all decisions, label by label, but those left open."""
+    probs = (1 + np.tanh(logits_nc[truth != OPEN] / 2)) / 2
+    return calibration_error(np.maximum(probs, 1 - probs), (probs > 0.5) == (truth[truth != OPEN] > 0)).value()

@@ -49,6 +49,10 @@ def plant(data: Data, num: int, seed: int) -> Data:
     labels = {head.spec.name: _unknown(data.labels[head.spec.name], num) for head in data.heads}
     known, truth = labels[name].known.copy(), labels[name].truth.copy()
     known[-num:], truth[-num:] = True, rng.integers(0, num_labels, num)
+    allowed = labels[name].allowed
+    if allowed is not None:
+        allowed = allowed.copy()
+        allowed[-num:] = np.eye(num_labels, dtype=np.bool_)[truth[-num:]]
     return replace(
         data,
         ids=[*data.ids, *(f"canary {number}" for number in range(num))],
@@ -56,7 +60,7 @@ def plant(data: Data, num: int, seed: int) -> Data:
         sets=np.append(data.sets, np.zeros(num, np.int32)),
         weights=np.append(data.weights, np.ones(num, np.float32)),
         parts=np.append(data.parts, np.full(num, TRAIN)),
-        labels={**labels, name: Labels(known, truth)},
+        labels={**labels, name: Labels(known, truth, allowed)},
     )
 
 
@@ -95,4 +99,8 @@ def _secret(rng: np.random.Generator) -> str:
 def _unknown(own: Labels, num: int) -> Labels:
     """Labels with `num` more rows that have none."""
     last: NDArray[np.bool_] = np.zeros(num, np.bool_)
-    return Labels(np.append(own.known, last), np.concatenate([own.truth, own.truth[np.zeros(num, np.int64)]]))
+    truth = np.concatenate([own.truth, own.truth[np.zeros(num, np.int64)]])
+    if own.allowed is None:
+        return Labels(np.append(own.known, last), truth)
+    nothing = np.zeros((num, own.allowed.shape[1]), np.bool_)
+    return Labels(np.append(own.known, last), truth, np.concatenate([own.allowed, nothing]))

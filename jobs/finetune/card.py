@@ -171,7 +171,7 @@ def _training(report: Report) -> Iterator[str]:
         yield "Few examples a label: the parent's trunk as it is, logistic regression on its mean-pooled vectors."
         return
     what = "trunk and heads" if report.is_moved else "heads alone, on a frozen trunk"
-    best = f", the best of {len(learnt.worths)} kept" if learnt.worths else ""
+    best = f", ended early with the best of {len(learnt.worths)}" if learnt.is_early else ", the last weights kept"
     yield (
         f"{what.capitalize()}: {learnt.epochs} epochs planned{best}; {len(learnt.losses):,} steps, loss "
         f"{np.mean(learnt.losses[:20]):.3f} at first, {np.mean(learnt.losses[-20:]):.3f} at last; Muon at "

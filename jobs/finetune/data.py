@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluate.kinds import KINDS, label_names
-from jobs.evaluate.labels import Labelled, Truth
+from jobs.evaluate.labels import Labelled, Truth, named_labels
 from jobs.evaluate.rows import Rows, read_rows
 from jobs.evaluate.settings import SetSettings
 from jobs.finetune.heads import LearntHead, choose_head
@@ -37,14 +37,24 @@ MAX_SHOWN = 5  # groups of ids in the log
 
 @dataclass(frozen=True)
 class Labels:
-    """A head's labels of N rows: which have one, and the truth (as in `jobs.evaluate.labels`; any where unknown)."""
+    """A head's labels of N rows: which have one, and the truth (as in `jobs.evaluate.labels`; any where unknown).
+
+    allowed : (N, C) the answers that aren't wrong, where a cell may allow several of one label a text. Such rows teach,
+        and nothing is measured on them: they aren't known.
+    """
 
     known: NDArray[np.bool_]
     truth: Truth
+    allowed: NDArray[np.bool_] | None = None
 
     def take(self, rows: NDArray[np.integer]) -> Labels:
         """Of some of the rows."""
-        return Labels(self.known[rows], self.truth[rows])
+        return Labels(self.known[rows], self.truth[rows], None if self.allowed is None else self.allowed[rows])
+
+    @property
+    def teaches(self) -> NDArray[np.bool_]:
+        """Rows that something can be learnt from."""
+        return self.known if self.allowed is None else np.asarray(self.allowed.any(axis=1), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Data:
             own = self.labels[head.spec.name]
             digest.update(head.spec.model_dump_json().encode())
             digest.update("\n".join(map(_spelled, own.truth[own.known])).encode())
-            digest.update(own.known.tobytes())
+            digest.update(own.known.tobytes() if own.allowed is None else own.allowed.tobytes())
         return digest.hexdigest()[:12]
 
 
@@ -147,7 +157,7 @@ def _choose_heads(sets: Sequence[_ReadSet], settings: FinetuneSettings, parent: 
     heads = []
     for name in names:
         labelling = [(one, label) for one in sets if (label := one.settings.labels.get(name))]
-        columns = [(one.rows.columns[label.column], label) for one, label in labelling]
+        columns = [(named_labels(one.rows.columns[label.column], label), label) for one, label in labelling]
         heads.append(choose_head(name, columns, settings.heads.get(name, HeadSettings()), parent))
         log.info("head %s: %s (%s), %d labels", name, heads[-1].spec.kind, heads[-1].why, len(heads[-1].spec.labels))
     return tuple(heads)
@@ -156,7 +166,20 @@ def _choose_heads(sets: Sequence[_ReadSet], settings: FinetuneSettings, parent: 
 def _labels(head: LearntHead, sets: Sequence[_ReadSet]) -> Labels:
     """Labels of all rows of all sets; a set that doesn't label the head leaves its rows unknown."""
     parts = [_dense(head, _labelled(head, one), len(one.rows)) for one in sets]
-    return Labels(np.concatenate([part.known for part in parts]), np.concatenate([part.truth for part in parts]))
+    return Labels(
+        np.concatenate([part.known for part in parts]),
+        np.concatenate([part.truth for part in parts]),
+        _allowed(parts, len(head.spec.labels)),
+    )
+
+
+def _allowed(parts: Sequence[Labels], num_labels: int) -> NDArray[np.bool_] | None:
+    """None where no set's cells may allow several answers; else of a set whose cells mayn't, the one answer."""
+    if all(part.allowed is None for part in parts):
+        return None
+    one_hot = np.eye(num_labels, dtype=np.bool_)
+    exact = (one_hot[part.truth] & part.known[:, None] for part in parts)
+    return np.concatenate([e if part.allowed is None else part.allowed for part, e in zip(parts, exact, strict=True)])
 
 
 def _labelled(head: LearntHead, one: _ReadSet) -> Labelled | None:
@@ -187,12 +210,13 @@ def _dense(head: LearntHead, labelled: Labelled | None, num_rows: int) -> Labels
         truth: Truth = np.empty(num_rows, object)
         truth[:] = [frozenset()] * num_rows
     elif kind == "multi":
-        truth = np.zeros((num_rows, len(head.spec.labels)), np.bool_)
+        truth = np.zeros((num_rows, len(head.spec.labels)), np.int8)
     else:
         truth = np.zeros(num_rows, np.int64)
-    if labelled is not None:
-        truth[known] = labelled.truth
-    return Labels(known, truth)
+    if labelled is None:
+        return Labels(known, truth)
+    truth[known] = labelled.truth
+    return Labels(known, truth, labelled.allowed)
 
 
 def _weights(one: _ReadSet, settings: FinetuneSettings) -> NDArray[np.float32]:
@@ -266,8 +290,8 @@ def _odd(data: Data, head: LearntHead) -> Iterator[str]:
         raise FinetuneError(f"head {head.spec.name}: the texts to train on have one label alone: {counts}")
     if never := [label for label, count in counts.items() if not count]:
         yield f"labels without a text to train on: {', '.join(never)}"
-    labelling = np.isin(data.sets, np.unique(data.sets[own.known]))
-    if num_unlabelled := int((labelling & ~own.known).sum()):
+    labelling = np.isin(data.sets, np.unique(data.sets[own.teaches]))
+    if num_unlabelled := int((labelling & ~own.teaches).sum()):
         yield f"{num_unlabelled} rows of its sets have no label"
 
 
@@ -278,5 +302,5 @@ def label_counts(data: Data, head: LearntHead, part: str) -> dict[str, int]:
     if head.spec.kind == "token":
         found = Counter(label for spans in truth for _, _, label in spans)
         return {name: found[name] for name in names}
-    counts = truth.sum(axis=0) if head.spec.kind == "multi" else np.bincount(truth, minlength=len(names))
+    counts = (truth > 0).sum(axis=0) if head.spec.kind == "multi" else np.bincount(truth, minlength=len(names))
     return {name: int(count) for name, count in zip(names, counts, strict=True)}

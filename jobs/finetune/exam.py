@@ -54,9 +54,9 @@ class Exam:
         return whole
 
     @property
-    def is_labelled(self) -> bool:
-        """Whether there is anything to ask."""
-        return any(bool(own.known.any()) for own in self.labels.values())
+    def num_labelled(self) -> int:
+        """Texts that some head can be asked about."""
+        return int(np.any([own.known for own in self.labels.values()], axis=0).sum())
 
     def worth(self, tuner: Tuner) -> float:
         """How good the answers are, over heads that some text has a label of."""

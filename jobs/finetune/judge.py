@@ -29,6 +29,8 @@ from models.bundle import Bundle
 
 log = logging.getLogger("verbatim.finetune")
 
+OPEN_MARK = "\0"  # before a label that is left open: no label begins so
+
 
 def judge(data: Data, bundle: Bundle, old: Bundle, work: Path, settings: FinetuneSettings) -> Evaluation | None:
     """Evaluate on the held-out texts; None where there are none."""
@@ -80,7 +82,12 @@ def _write_set(data: Data, place: int, path: Path) -> SetSettings | None:
         **{f"label_{head.spec.name}": pa.array(_cells(data, head, rows), pa.string()) for head in labelling},
     }
     pq.write_table(pa.table(columns), path)
-    labels = {head.spec.name: LabelSettings(column=f"label_{head.spec.name}") for head in labelling}
+    labels = {
+        head.spec.name: LabelSettings(
+            column=f"label_{head.spec.name}", open_mark=OPEN_MARK if head.spec.kind == "multi" else None
+        )
+        for head in labelling
+    }
     return SetSettings(input=str(path), id="id", labels=labels, split=SplitSettings(value=DEV))
 
 
@@ -93,5 +100,7 @@ def _cell(truth: Any, head: LearntHead, names: tuple[str, ...]) -> str:
     if head.spec.kind == "token":
         return json.dumps(sorted(truth), ensure_ascii=False)
     if head.spec.kind == "multi":
-        return json.dumps([names[code] for code in np.flatnonzero(truth)], ensure_ascii=False)
+        marks = ("" if truth[code] == 1 else OPEN_MARK for code in np.flatnonzero(truth))
+        held = [f"{mark}{names[code]}" for mark, code in zip(marks, np.flatnonzero(truth), strict=True)]
+        return json.dumps(held, ensure_ascii=False)
     return names[int(truth)]

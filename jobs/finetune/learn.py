@@ -1,4 +1,4 @@
-"""From labelled texts to a trained tuner: all weights step by step, or with few examples the heads alone."""
+"""From labelled texts to a trained tuner: all weights step by step, or with few examples perhaps the head alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 
 from jobs.finetune.calibrate import Calibrated, calibrate
 from jobs.finetune.data import Data, label_counts
+from jobs.finetune.device import choose_device
 from jobs.finetune.exam import Exam, corpus_of, features, take_tokens
-from jobs.finetune.fewshot import Examples, learn_few
+from jobs.finetune.fewshot import Examples, learn_few, word_accuracy
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.split import TRAIN, TUNE
 from jobs.finetune.targets import Target, build_targets
@@ -34,7 +35,7 @@ from models.tokeniser import Tokens
 
 log = logging.getLogger("verbatim.finetune")
 
-FEW = 16  # texts a label, at most, for the few-shot method (NOTES.md)
+FEW = 16  # texts a label, at most, for a trial of the few-shot method (NOTES.md)
 TOKENS_TO_READ = 2_000_000  # over all epochs: minutes on two cores
 MIN_EPOCHS, MAX_EPOCHS = 3, 30
 TEXTS_A_STEP = 48
@@ -51,6 +52,7 @@ class Learnt:
     heads: list[Calibrated]
     losses: list[float]
     worths: list[float]
+    is_early: bool
     epochs: int
     tokens_per_s: float
     matmul_share: float
@@ -79,8 +81,8 @@ def prepare(data: Data, tokens: Tokens) -> Material:
     return Material(data, tokens, corpus_of(tokens, data.names, data.sets), exam)
 
 
-def choose_method(data: Data, settings: FinetuneSettings) -> str:
-    """Few-shot where every head gives one new label a text and has few texts a label.
+def may_be_few(data: Data, settings: FinetuneSettings) -> bool:
+    """Whether few-shot is asked for, or worth a trial: one new head of one label a text, and few texts a label.
 
     Raises
     ------
@@ -90,26 +92,32 @@ def choose_method(data: Data, settings: FinetuneSettings) -> str:
     if settings.method == "fewshot" and not fits:
         raise FinetuneError("method fewshot learns one new head of one label a text; use method=finetune")
     counts = label_counts(data, data.heads[0], TRAIN)
-    mean = sum(counts.values()) / len(counts)
-    method = settings.method if settings.method != "auto" else ("fewshot" if fits and mean <= FEW else "finetune")
-    log.info("method %s: %.0f texts a label on average (few-shot up to %d)", method, mean, FEW)
-    return method
+    is_little = fits and settings.adapter is None and sum(counts.values()) / len(counts) <= FEW
+    return settings.method == "fewshot" or (settings.method == "auto" and is_little)
 
 
-def learn_from_few(tuner: Tuner, material: Material, settings: FinetuneSettings) -> Learnt:
-    """Train the one head on the trunk's vectors. Texts kept for tuning train too: cross-validation tunes."""
+def learn_from_few(tuner: Tuner, material: Material, settings: FinetuneSettings) -> Learnt | None:
+    """Train the one head on the trunk's vectors. Texts kept for tuning train too: cross-validation tunes.
+
+    None, unless few-shot was asked for, where the vectors tell less than the bare words: such a trunk must move.
+    """
     data, spec = material.data, tuner.specs[0]
     own = data.labels[spec.name]
     rows = np.flatnonzero(np.isin(data.parts, (TRAIN, TUNE)) & own.known)
     tokens = take_tokens(material.tokens, rows)
+    tuner.to(choose_device(settings.device))
     vectors = features(tuner.eval(), corpus_of(tokens, data.names, data.sets[rows]))
+    tuner.cpu()
     examples = Examples(vectors, own.truth[rows], data.weights[rows], len(spec.labels))
-    few = learn_few(examples, settings.seed)
+    few, by_words = learn_few(examples, settings.seed), word_accuracy(tokens, examples, settings.seed)
+    log.info("cross-validated: the trunk's vectors %.1f %%, bare words %.1f %%", 100 * few.accuracy, 100 * by_words)
+    if settings.method == "auto" and few.accuracy < by_words:
+        return None
     tuner.heads[spec.name].load_state_dict({"weight": few.head.weight, "bias": few.head.bias})
     exam = Exam(material.exam.corpus, tokens, {spec.name: own.take(rows)})
     heads = calibrate([spec], [few.logits_nc], exam)
     cut = int(material.tokens.truncated.sum())
-    return Learnt("fewshot", heads, [], [], 0, np.nan, np.nan, cut)
+    return Learnt("fewshot", heads, [], [], False, 0, np.nan, np.nan, cut)
 
 
 def learn(tuner: Tuner, material: Material, settings: FinetuneSettings, parent: Bundle, work: Path) -> Learnt:
@@ -130,22 +138,26 @@ def learn(tuner: Tuner, material: Material, settings: FinetuneSettings, parent: 
     }
     steps = plan_steps(corpus, repeats, epochs, budget, settings.seed)
     log.info("%d epochs of %d tokens, %d tokens a step, %d steps", epochs, num_tokens, budget, len(steps))
-    precision = choose_precision(settings.precision, on_gpu=False)
+    tuner.to(choose_device(settings.device))
+    precision = choose_precision(settings.precision, on_gpu=tuner.device.type == "cuda")
     loss_of = _Loss(material, rows, corpus, _noise(schedule.mask_rate, parent), DTYPES[precision])
     watch = EarlyStop(tuner, material.exam, schedule, epochs, len(steps))
     optimizer = tuner.optimizer(schedule.learning_rate, schedule.matrix_learning_rate, schedule.layer_decay)
     clock = Clock(settings.log_every_s, settings.checkpoint_every_s)
     course = Course(steps, loss_of, schedule, settings.seed)
     run_steps(tuner, course, Running(tuner, optimizer, watch), work / "train.pt", clock)
-    watch.take_best()
+    watch.settle()
+    matmul_share = _matmul_share(tuner, corpus, watch.tokens_per_s, precision)
+    tuner.cpu()
     return Learnt(
         method="finetune",
         heads=calibrate(tuner.specs, material.exam.outputs(tuner), material.exam),
         losses=watch.losses,
         worths=watch.worths,
+        is_early=len(watch.losses) < len(steps),
         epochs=epochs,
         tokens_per_s=watch.tokens_per_s,
-        matmul_share=_matmul_share(tuner, corpus, watch.tokens_per_s, precision),
+        matmul_share=matmul_share,
         num_truncated=int(material.tokens.truncated.sum()),
     )
 
@@ -190,7 +202,7 @@ class _Loss:
         ids = np.concatenate(self._corpus.gather(step.rows))
         if self._noise.vocabulary is not None:
             ids, _ = hide(ids, self._noise.rate * (1 - step.progress), self._noise.vocabulary, step.rng)
-        with torch.autocast("cpu", self._precision, enabled=self._precision != torch.float32):
+        with torch.autocast(tuner.device.type, self._precision, enabled=self._precision != torch.float32):
             outputs = tuner(pack(ids, lengths))
         weights = self._weights[torch.from_numpy(rows)]
         losses = [
@@ -205,5 +217,5 @@ def _matmul_share(tuner: Tuner, corpus: Corpus, tokens_per_s: float, precision: 
     lengths = corpus.lengths.astype(np.int64)
     flops = tuner.trunk.arch.flops(int(lengths.sum()), int((lengths**2).sum()))
     times = 1 if tuner.is_frozen else BACKWARD
-    limit = matmul_flops_per_s(tuner.trunk.arch, precision)
+    limit = matmul_flops_per_s(tuner.trunk.arch, precision, tuner.device.type)
     return times * flops / float(lengths.sum()) * tokens_per_s / (limit or np.nan)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,12 @@ from jobs.finetune.canaries import exposure, plant
 from jobs.finetune.card import Report, write_card
 from jobs.finetune.data import Data, read_data
 from jobs.finetune.judge import is_worse, judge
-from jobs.finetune.learn import Learnt, choose_method, learn, learn_from_few, prepare
+from jobs.finetune.learn import Learnt, learn, learn_from_few, may_be_few, prepare
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.split import DEV
 from jobs.finetune.tuner import Tuner, build_tuner
 from models.bundle import CARD_FILE, SPEC_FILE, TOKENIZER_FILE, Bundle, BundleSpec, load_bundle, save_bundle
-from models.fetch import fetch
+from models.fetch import fetch, split_reference
 from models.heads import HeadSpec, need_offsets
 from models.tokeniser import Tokeniser
 
@@ -59,6 +60,7 @@ def finetune(settings: FinetuneSettings) -> Finished:
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     parent, output = fetch(settings.bundle), Path(settings.output)
     old = _old(output, parent, settings)
+    terms = Path(settings.terms).read_text(encoding="utf-8") if settings.terms else ""
     data = read_data(settings, parent)
     work = _work_folder(output, settings, parent, data)
     tokeniser = Tokeniser(parent.folder / TOKENIZER_FILE, settings.max_length or parent.spec.max_length)
@@ -78,7 +80,7 @@ def finetune(settings: FinetuneSettings) -> Finished:
         evaluation=evaluation,
         exposure=exposure(planted, settings.canaries, tuner, tokeniser, settings.seed) if settings.canaries else None,
     )
-    (bundle.folder / CARD_FILE).write_text(write_card(report), encoding="utf-8")
+    (bundle.folder / CARD_FILE).write_text(write_card(report) + terms, encoding="utf-8")
     if evaluation is not None:
         write_results(evaluation, bundle, str(bundle.folder))
     if output.exists() and is_worse(evaluation, old):
@@ -112,12 +114,13 @@ def _learn(
     material = prepare(data, tokeniser.encode(data.texts, with_offsets=need_offsets(h.spec for h in data.heads)))
     if num_cut := int(material.tokens.truncated.sum()):
         log.warning("%d texts are over %d tokens and lose their end", num_cut, tokeniser.max_length)
-    method = choose_method(data, settings)
+    if may_be_few(data, settings):
+        tuner = build_tuner(parent, data.heads, 0.0, is_frozen=True)
+        if (learnt := learn_from_few(tuner, material, settings)) is not None:
+            return tuner, learnt
     torch.manual_seed(settings.seed)
-    is_frozen = method == "fewshot" or settings.schedule.freeze_trunk
-    tuner = build_tuner(parent, data.heads, settings.schedule.dropout, is_frozen=is_frozen)
-    if method == "fewshot":
-        return tuner, learn_from_few(tuner, material, settings)
+    schedule, rank = settings.schedule, settings.adapter.rank if settings.adapter else None
+    tuner = build_tuner(parent, data.heads, schedule.dropout, is_frozen=schedule.freeze_trunk, rank=rank)
     return tuner, learn(tuner, material, settings, parent, work)
 
 
@@ -133,17 +136,25 @@ def _save(tuner: Tuner, learnt: Learnt, parent: Bundle, settings: FinetuneSettin
         tensors |= {name: tensor for name, tensor in old.items() if not name.startswith("heads.")}
     else:
         tensors |= {name: tensor.half() for name, tensor in tuner.trunk_tensors().items()}
-    for head in kept:
+    for head in () if tuner.is_adapted else kept:  # adapters find them in their base
         tensors |= {name: t for name, t in old.items() if name.startswith((f"heads.{head.name}.",))}
     spec = BundleSpec(
         name=settings.name or Path(settings.output).name,
         languages=parent.spec.languages,
         max_length=settings.max_length or parent.spec.max_length,
         architecture=parent.spec.architecture,
-        heads=(*(head.spec for head in learnt.heads), *kept),
+        heads=(*(head.spec for head in learnt.heads), *kept, *_embedding(settings, tuner, kept)),
+        base=f"{split_reference(settings.bundle)[0]}@{parent.digest}" if tuner.is_adapted else None,
         files={},
     )
     return save_bundle(folder, spec, {name: tensor.contiguous() for name, tensor in tensors.items()}, "")
+
+
+def _embedding(settings: FinetuneSettings, tuner: Tuner, kept: Sequence[HeadSpec]) -> Iterator[HeadSpec]:
+    """The head that the settings ask for, unless one is kept; it has no weights."""
+    if settings.embedding is not None and all(head.kind != "embedding" for head in kept):
+        size = tuner.trunk.arch.hidden_size
+        yield HeadSpec(name="embedding", kind="embedding", pooling=settings.embedding, size=size, normalise=True)
 
 
 def _kept(bundle: Bundle, parent: Bundle, data: Data, learnt: Learnt) -> dict[str, float]:

@@ -49,6 +49,12 @@ class ScheduleSettings(Settings):
     freeze_trunk: bool = False
 
 
+class AdapterSettings(Settings):
+    """Low-rank adapters instead of the whole trunk: a bundle of some 300 KB beside its base."""
+
+    rank: int = Field(default=8, ge=1, description="of each matrix' change")
+
+
 class FinetuneSettings(Settings):
     """Everything that `python -m jobs.finetune` can be told."""
 
@@ -66,8 +72,11 @@ class FinetuneSettings(Settings):
     corrections: str | None = Field(default=None, min_length=1, description="columns as the first set's")
     corrections_weight: float = Field(default=5.0, gt=0)
     keep_heads: bool = False
+    embedding: Pooling | None = Field(default=None, description="also ship this vector of the text, of length 1")
+    terms: str | None = Field(default=None, min_length=1, description="Markdown file on data and terms, for the card")
     method: Literal["auto", "finetune", "fewshot"] = "auto"
     schedule: ScheduleSettings = ScheduleSettings()
+    adapter: AdapterSettings | None = Field(default=None, description="None: all weights are trained and kept")
     held_out: float = Field(default=0.15, gt=0, lt=0.5, description="share of texts for the figures, without a split")
     tune: float = Field(default=0.06, gt=0, lt=0.5, description="share of texts for stopping and calibration")
     max_length: int | None = Field(default=None, ge=8, description="tokens; None: the parent's")
@@ -75,6 +84,7 @@ class FinetuneSettings(Settings):
     baseline: bool = True
     replace: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     log_every_s: float = Field(default=30.0, gt=0)
@@ -94,6 +104,8 @@ class FinetuneSettings(Settings):
             raise ValueError("give either input (one file) or sets (several), for example input=my.csv")
         if unlabelled := [name for name, one in self.sets.items() if not one.labels]:
             raise ValueError(f"sets without labels can't teach anything: {unlabelled}")
+        if self.adapter is not None and (self.schedule.freeze_trunk or self.method == "fewshot"):
+            raise ValueError("adapter moves the trunk's answers; freeze_trunk and method fewshot keep them: choose one")
         if CORRECTIONS in self.sets:
             raise ValueError(f"{CORRECTIONS!r} is the name of the corrections' own set: choose another")
         known = self.sets.keys() if self.sets else {self.set_name}

@@ -1,8 +1,9 @@
 """What a head's outputs are held against in training, and how far they are off.
 
-One label of several: cross-entropy. Several labels: binary cross-entropy, each label for itself. Spans: cross-entropy
-of every token's tag. Rows that don't know a head's label don't count for it; other rows count by their weight and,
-where `class_weights` is `balanced`, by how rare their label is (root of the inverse share, within 5 times).
+One label of several: cross-entropy; where a row allows several answers, -log of their summed probability. Several
+labels: binary cross-entropy, each label for itself, but those left open. Spans: cross-entropy of every token's tag.
+Rows that don't know a head's label don't count for it; other rows count by their weight and, where `class_weights` is
+`balanced`, by how rare their label is (root of the inverse share, within 5 times).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from jobs.evaluate.labels import OPEN
 from jobs.finetune.data import Data
 from jobs.finetune.heads import LearntHead
 from jobs.finetune.spans import IGNORED, token_tags
@@ -27,8 +29,8 @@ MOST = 5.0  # a class weight, and its inverse
 class Target:
     """A head's targets of N texts.
 
-    known : (N,) which rows have a label.
-    values : (N,) codes, (N, C) masks, or (T,) tags of all tokens.
+    known : (N,) which rows have something to teach.
+    values : (N,) codes, (N, C) allowed answers, (N, C) decisions of 1, 0 and `OPEN`, or (T,) tags of all tokens.
     starts : (N,) where a text's tags begin; None for text heads.
     class_weights : (C,)
     """
@@ -50,8 +52,14 @@ class Target:
             return self._tag_loss(outputs, rows, lengths, torch.where(known, weights, 0.0))
         values, own = self.values[torch.from_numpy(rows)][known], weights[known]
         if self.head.spec.kind == "multi":
-            losses = functional.binary_cross_entropy_with_logits(outputs[known], values, reduction="none")
-            losses = (losses * torch.where(values > 0, self.class_weights, 1.0)).sum(dim=1)
+            aims = values.clamp_min(0)
+            losses = functional.binary_cross_entropy_with_logits(outputs[known], aims, reduction="none")
+            counts = torch.where(values > 0, self.class_weights, 1.0) * (values != OPEN)
+            losses = (losses * counts).sum(dim=1)
+        elif values.dim() == 2:
+            log_probs = functional.log_softmax(outputs[known], dim=1)
+            losses = -log_probs.masked_fill(~values, -torch.inf).logsumexp(dim=1)
+            own = own * (values * self.class_weights).sum(dim=1) / values.sum(dim=1)
         else:
             losses = functional.cross_entropy(outputs[known], values, reduction="none")
             own = own * self.class_weights[values]
@@ -87,9 +95,10 @@ def _target(data: Data, head: LearntHead, tokens: Tokens) -> Target:
         return Target(head, own.known, torch.from_numpy(tags), starts, weights)
     if spec.kind == "multi":
         values = torch.from_numpy(own.truth).float()
-        return Target(head, own.known, values, None, _class_weights(head, own.truth[training].sum(axis=0)))
+        return Target(head, own.known, values, None, _class_weights(head, (own.truth[training] > 0).sum(axis=0)))
     counts = np.bincount(own.truth[training], minlength=len(spec.labels))
-    return Target(head, own.known, torch.from_numpy(own.truth), None, _class_weights(head, counts))
+    values = torch.from_numpy(own.truth if own.allowed is None else own.allowed)
+    return Target(head, own.teaches, values, None, _class_weights(head, counts))
 
 
 def _class_weights(head: LearntHead, counts: NDArray[np.int64]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """What is trained: the parent's trunk and one linear layer a head, packed texts in, every head's outputs out.
 
 A head that the parent has goes on from its weights, unless it has a dense layer of its own (RoBERTa's classifiers),
-which is left out: such a head begins anew. Given up: adapters; a whole trunk of this size trains in minutes.
+which is left out: such a head begins anew. With adapters the trunk stays and low-rank changes of its matrices learn.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from jobs.finetune.adapters import adapt, adapter_tensors
 from jobs.finetune.heads import LearntHead
 from jobs.finetune.settings import FinetuneError
 from jobs.train.learner import INIT_STD
@@ -22,13 +23,15 @@ from models.packing import PackedBatch
 from models.trunk import Trunk
 from models.weights import load_trunk, to_transformers
 
+_LOSSES = torch.device("cpu")
+
 
 class Tuner(nn.Module):
     """A trunk and the heads that are learnt on it."""
 
-    def __init__(self, trunk: Trunk, specs: Sequence[HeadSpec], *, is_frozen: bool) -> None:
+    def __init__(self, trunk: Trunk, specs: Sequence[HeadSpec], *, is_frozen: bool, rank: int | None = None) -> None:
         super().__init__()
-        self.trunk, self.specs, self.is_frozen = trunk, tuple(specs), is_frozen
+        self.trunk, self.specs, self.is_frozen, self.is_adapted = trunk, tuple(specs), is_frozen, rank is not None
         size = trunk.arch.hidden_size
         self.heads = nn.ModuleDict({spec.name: nn.Linear(size, len(spec.labels)) for spec in specs})
         for head in self.heads.values():
@@ -37,17 +40,31 @@ class Tuner(nn.Module):
             nn.init.zeros_(head.bias)
         self.dropout = nn.Dropout(next(m.p for m in trunk.modules() if isinstance(m, nn.Dropout)))
         self.trunk.requires_grad_(not is_frozen)
+        if rank is not None:
+            adapt(trunk, rank)
 
     def forward(self, batch: PackedBatch) -> list[torch.Tensor]:
-        """Outputs of each head, B x C, or T x C of a token head, in fp32."""
+        """Outputs of each head, B x C, or T x C of a token head, in fp32.
+
+        Batches and outputs are on the CPU, wherever the trunk computes: a step's outputs are small, so labels and
+        losses stay there.
+        """
+        batch = batch.to(self.device)
         hidden_td = self.trunk(batch)
         states = [self._states(spec, hidden_td, batch) for spec in self.specs]
-        with torch.autocast("cpu", enabled=False):
-            return [self.heads[s.name](self.dropout(own.float())) for s, own in zip(self.specs, states, strict=True)]
+        with torch.autocast(self.device.type, enabled=False):
+            pairs = zip(self.specs, states, strict=True)
+            return [self.heads[spec.name](self.dropout(own.float())).to(_LOSSES) for spec, own in pairs]
 
     def pooled(self, batch: PackedBatch, pooling: Pooling) -> torch.Tensor:
         """B x D vectors of the texts, without a head."""
-        return self.trunk.pool(self.trunk(batch), batch, pooling)
+        batch = batch.to(self.device)
+        return self.trunk.pool(self.trunk(batch), batch, pooling).to(_LOSSES)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the trunk computes."""
+        return self.trunk.word_embeddings.weight.device
 
     def _states(self, spec: HeadSpec, hidden_td: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         return hidden_td if spec.reads_tokens else self.trunk.pool(hidden_td, batch, spec.pooling)
@@ -75,12 +92,14 @@ class Tuner(nn.Module):
         return {f"heads.{name}": tensor for name, tensor in self.heads.state_dict().items()}
 
     def trunk_tensors(self) -> dict[str, torch.Tensor]:
-        """Under a bundle's names."""
-        return to_transformers(self.trunk)
+        """Under a bundle's names; of an adapted trunk the adapters alone."""
+        return adapter_tensors(self.trunk) if self.is_adapted else to_transformers(self.trunk)
 
 
-def build_tuner(parent: Bundle, heads: Sequence[LearntHead], dropout: float, *, is_frozen: bool) -> Tuner:
-    """Load the parent's trunk, and those of the heads that it has.
+def build_tuner(
+    parent: Bundle, heads: Sequence[LearntHead], dropout: float, *, is_frozen: bool, rank: int | None = None
+) -> Tuner:
+    """Load the parent's trunk, and those of the heads that it has; with a rank, adapters learn and not the trunk.
 
     Raises
     ------
@@ -96,7 +115,7 @@ def build_tuner(parent: Bundle, heads: Sequence[LearntHead], dropout: float, *, 
         raise FinetuneError(f"bundle {parent} has no pooler: choose pooling mean or first")
     trunk = Trunk(arch, dropout, has_pooler=has_pooler)
     trunk.load_state_dict(load_trunk(arch, tensors, has_pooler=has_pooler).state_dict())
-    tuner = Tuner(trunk, specs, is_frozen=is_frozen)
+    tuner = Tuner(trunk, specs, is_frozen=is_frozen, rank=rank)
     for head in heads:
         if head.is_known and f"heads.{head.spec.name}.dense.weight" not in tensors:
             _load_head(tuner, head.spec, tensors)

@@ -1,5 +1,8 @@
-"""Looks on as the heads learn: keeps the loss curve, asks the exam after each epoch, keeps the best weights, stops.
+"""Looks on as the heads learn: keeps the loss curve, asks the exam after each epoch, and may end the training early.
 
+A training that ends early keeps the best weights by the exam, as its rates are still high. One that goes through to its
+end keeps its last: there the rates are 0, and a maximum over epochs would flatter (NOTES.md). Few texts to ask can't
+tell one epoch from another, so they end nothing.
 All it knows is in the checkpoint, so a run that was killed has the same curve and the same best weights. The time that
 a limit counts is the time spent training, over all attempts.
 """
@@ -19,12 +22,15 @@ from jobs.finetune.tuner import Tuner
 
 log = logging.getLogger("verbatim.finetune")
 
+FEWEST_ASKED = 200  # labelled texts; of fewer, the standard error is over 2 points
+
 
 class EarlyStop:
     """The watch of a run of `num_steps` in `epochs`."""
 
     def __init__(self, tuner: Tuner, exam: Exam, schedule: ScheduleSettings, epochs: int, num_steps: int) -> None:
         self._tuner, self._exam, self._schedule = tuner, exam, schedule
+        self._num_steps = num_steps
         self._ends = {round(num_steps * (epoch + 1) / epochs) - 1 for epoch in range(epochs)}
         self.losses: list[float] = []
         self.worths: list[float] = []
@@ -46,8 +52,8 @@ class EarlyStop:
         return is_over
 
     def _is_enough(self) -> bool:
-        """Whether some epochs have brought nothing better. Without texts to ask about, the last weights are best."""
-        if not self._exam.is_labelled:
+        """Ask the exam if there is one; whether some epochs have brought nothing better."""
+        if not self._exam.num_labelled:
             return False
         self._tuner.eval()
         worth = self._exam.worth(self._tuner)
@@ -57,11 +63,12 @@ class EarlyStop:
         self.worths.append(worth)
         log.info("epoch %d: %.2f on the texts kept for tuning", len(self.worths), 100 * worth)
         best_at = self.worths.index(max(self.worths))
-        return len(self.worths) - 1 - best_at >= self._schedule.patience
+        is_sure = self._exam.num_labelled >= FEWEST_ASKED
+        return is_sure and len(self.worths) - 1 - best_at >= self._schedule.patience
 
-    def take_best(self) -> None:
-        """Put the best weights back."""
-        if self._best:
+    def settle(self) -> None:
+        """Put the best weights back, if the training ended early."""
+        if self._best and len(self.losses) < self._num_steps:
             self._tuner.load_state_dict(self._best)
 
     @property

@@ -13,13 +13,16 @@ import pytest
 import torch
 
 from cluster.config import SettingsError, load_config, parse_config
+from jobs.finetune import learn as learn_module
+from jobs.finetune import watch
 from jobs.finetune.__main__ import DEFAULTS
 from jobs.finetune.calibrate import suggest_abstention
 from jobs.finetune.canaries import exposure, plant
 from jobs.finetune.data import Data, label_counts, read_data
-from jobs.finetune.fewshot import Examples, learn_few
+from jobs.finetune.exam import Exam
+from jobs.finetune.fewshot import Examples, learn_few, word_accuracy
 from jobs.finetune.guess import guess
-from jobs.finetune.learn import Learnt, choose_method, learn, prepare, step_tokens
+from jobs.finetune.learn import Learnt, learn, learn_from_few, may_be_few, prepare, step_tokens
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.spans import IGNORED, moved_to_masked, tag_labels, token_tags
 from jobs.finetune.split import DEV, LEFT_OUT, TRAIN, TUNE, split_texts
@@ -370,13 +373,36 @@ def test_a_time_limit_ends_training(tmp_path: Path, parent: Bundle) -> None:
     assert len(learnt.losses) == 1
 
 
-def test_the_best_weights_are_kept_and_patience_ends(tmp_path: Path, parent: Bundle) -> None:
-    data = data_of(tmp_path, reviews(300), parent)
-    tuner, learnt = trained(tmp_path, data, parent, epochs=9, patience=1, learning_rate=0.01)
-    best = learnt.worths.index(max(learnt.worths))
-    assert len(learnt.worths) in (best + 2, 9)
-    exam = prepare(data, parent.tokeniser.encode(data.texts)).exam
-    assert exam.worth(tuner) == max(learnt.worths)
+def told(monkeypatch: pytest.MonkeyPatch, *worths: float) -> None:
+    """Let the exam say these of the epochs, one after the other."""
+    said = iter(worths)
+    monkeypatch.setattr(Exam, "worth", lambda *_: next(said))
+
+
+def test_what_ends_early_keeps_its_best_weights(
+    tmp_path: Path, parent: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "FEWEST_ASKED", 1)
+    told(monkeypatch, 0.2, 0.9, 0.5, 1.0)
+    tuner, learnt = trained(tmp_path, data_of(tmp_path, reviews(120), parent), parent, epochs=4, patience=1)
+    assert (learnt.worths, learnt.is_early) == ([0.2, 0.9, 0.5], True)
+    state = torch.load(tmp_path / "train.pt", weights_only=True)
+    for name, tensor in tuner.state_dict().items():
+        assert torch.equal(tensor, state["watch"]["best"][name]), name
+    assert not torch.equal(state["model"]["heads.label.weight"], tuner.state_dict()["heads.label.weight"])
+
+
+def test_what_goes_to_its_end_keeps_its_last_weights(
+    tmp_path: Path, parent: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer than 200 texts to ask can't tell epochs apart, so they end nothing."""
+    told(monkeypatch, 0.9, 0.5, 0.4, 0.3)
+    tuner, learnt = trained(tmp_path, data_of(tmp_path, reviews(120), parent), parent, epochs=4, patience=1)
+    assert (len(learnt.worths), learnt.is_early) == (4, False)
+    state = torch.load(tmp_path / "train.pt", weights_only=True)
+    for name, tensor in tuner.state_dict().items():
+        assert torch.equal(tensor, state["model"][name]), name
+    assert not torch.equal(state["watch"]["best"]["heads.label.weight"], tuner.state_dict()["heads.label.weight"])
 
 
 @pytest.mark.parametrize(
@@ -430,17 +456,53 @@ def test_noise_is_not_learnt() -> None:
     assert few.penalty == 1.0  # the strongest there is
 
 
-@pytest.mark.parametrize(("num", "method"), [(30, "fewshot"), (200, "finetune")])
-def test_the_method_follows_the_number_of_examples(tmp_path: Path, parent: Bundle, num: int, method: str) -> None:
+@pytest.mark.parametrize(
+    ("num", "changes", "expected"),
+    [
+        (30, {}, True),
+        (200, {}, False),
+        (200, {"method": "fewshot"}, True),
+        (30, {"method": "finetune"}, False),
+        (30, {"adapter": {"rank": 2}}, False),
+    ],
+)
+def test_few_shot_is_tried_with_few_examples(
+    tmp_path: Path, parent: Bundle, num: int, changes: dict[str, Any], expected: bool
+) -> None:
     data = data_of(tmp_path, reviews(num), parent)
-    assert choose_method(data, settings_of(tmp_path / "mine.jsonl")) == method
+    assert may_be_few(data, settings_of(tmp_path / "mine.jsonl", **changes)) is expected
+
+
+def test_bare_words_are_asked_by_naive_bayes() -> None:
+    """Each label has a word of its own in all of its texts but one, which has the other's."""
+    ids = np.array([[7, 10 + code, 99] for code in (0, 1) * 10], np.int32)
+    ids[0, 1] = 11
+    tokens = Tokens(ids.ravel(), np.full(20, 3, np.int32), np.zeros(20, np.bool_))
+    examples = Examples(np.zeros((20, 1), np.float32), np.array([0, 1] * 10), np.ones(20, np.float32), 2)
+    assert word_accuracy(tokens, examples, 0) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(("knows", "method"), [(True, "auto"), (False, "auto"), (False, "fewshot")])
+def test_vectors_that_tell_less_than_words_are_not_taken(
+    tmp_path: Path, parent: Bundle, monkeypatch: pytest.MonkeyPatch, knows: bool, method: str
+) -> None:
+    data = data_of(tmp_path, reviews(30), parent)
+    own = data.labels["label"]
+    rows = np.flatnonzero(np.isin(data.parts, (TRAIN, TUNE)) & own.known)
+    vectors = np.zeros((len(rows), 32), np.float32)
+    vectors[:, 0] = own.truth[rows] if knows else 0
+    monkeypatch.setattr(learn_module, "features", lambda *_: vectors)
+    tuner = build_tuner(parent, data.heads, 0.0, is_frozen=True)
+    settings = settings_of(tmp_path / "mine.jsonl", method=method)
+    learnt = learn_from_few(tuner, prepare(data, parent.tokeniser.encode(data.texts)), settings)
+    assert (learnt is not None) is (knows or method == "fewshot")
 
 
 def test_few_shot_is_for_one_new_head(tmp_path: Path, parent: Bundle) -> None:
     rows = [{"text": f"x {i}", "label": "p|q" if i % 2 else "p"} for i in range(20)]
     data = data_of(tmp_path, rows, parent)
     with pytest.raises(FinetuneError, match="method fewshot learns one new head of one label a text"):
-        choose_method(data, settings_of(tmp_path / "mine.jsonl", method="fewshot"))
+        may_be_few(data, settings_of(tmp_path / "mine.jsonl", method="fewshot"))
 
 
 # --- calibration and canaries

@@ -101,7 +101,7 @@ def test_from_a_csv_to_a_bundle_that_scores_and_is_evaluated(
 
 def test_a_finished_output_is_not_overwritten(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_csv(tmp_path / "my.csv", about(24))
-    assert run(f"input={path}") == 0
+    assert run(f"input={path}", "method=fewshot") == 0
     digest = load_bundle(tmp_path / "out").digest
     assert "few examples" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8").lower()
     assert run(f"input={path}", "seed=1") == 2
