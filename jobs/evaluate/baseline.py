@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluate.answers import Answers
+from jobs.evaluate.labels import OPEN
 from jobs.evaluate.rows import EvaluateError
 
 CHARACTERS = (1, 3)
@@ -31,19 +32,19 @@ class Baseline:
 
     Parameters
     ----------
-    target_nc : which labels each text has, N x C.
+    target_nc : which labels each text has, N x C: 1, 0, or `OPEN`, which that label's model doesn't learn from.
     exclusive : one label excludes the others, so their probabilities are made to sum to 1 and the likeliest is given;
         else all of a probability over a half.
     """
 
-    def __init__(self, texts: Sequence[str], target_nc: NDArray[np.bool_], *, exclusive: bool, seed: int) -> None:
+    def __init__(self, texts: Sequence[str], target_nc: NDArray[np.int8], *, exclusive: bool, seed: int) -> None:
         self._num_classes, self._exclusive = target_nc.shape[1], exclusive
-        learnable = np.flatnonzero(target_nc.any(axis=0) & ~target_nc.all(axis=0))
+        learnable = learnable_labels(target_nc)
         if not len(learnable):
             raise EvaluateError("the rows to train the baseline on must have at least two different labels")
         self._features = _features()
         found = self._features.fit_transform(texts)
-        self._models = {code: _classifier(seed).fit(found, target_nc[:, code]) for code in learnable}
+        self._models = {int(code): _fit(found, target_nc[:, code], seed) for code in learnable}
 
     def answer(self, texts: Sequence[str]) -> tuple[Answers, float]:
         """Answers to clean texts and the seconds they took; a label that training never met has probability 0."""
@@ -56,6 +57,16 @@ class Baseline:
             return Answers(probs_nc > 0.5, probs_nc), time.perf_counter() - began
         probs_nc /= probs_nc.sum(axis=1, keepdims=True)
         return Answers(probs_nc.argmax(axis=1), probs_nc), time.perf_counter() - began
+
+
+def learnable_labels(target_nc: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Labels that some text has and some text hasn't."""
+    return np.flatnonzero((target_nc == 1).any(axis=0) & (target_nc == 0).any(axis=0))
+
+
+def _fit(found: Any, target_n: NDArray[np.int8], seed: int) -> Any:
+    decided = np.flatnonzero(target_n != OPEN)
+    return _classifier(seed).fit(found[decided], target_n[decided] == 1)
 
 
 def _features() -> Any:

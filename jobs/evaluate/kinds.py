@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluate.answers import Answers
-from jobs.evaluate.labels import Labelled, Truth, read_codes, read_masks, read_spans
+from jobs.evaluate.labels import OPEN, Labelled, Truth, read_codes, read_masks, read_spans
 from jobs.evaluate.metrics import (
     Mask,
     Metric,
@@ -68,12 +68,11 @@ def agreement(one: Answers, other: Answers) -> Mask:
     return np.logical_and.reduce(same, axis=1) if same.ndim == 2 else same
 
 
-def targets(head: HeadSpec, truth: Truth) -> Mask | None:
-    """Truth as N x C for a method that learns each label for itself; None for spans."""
+def targets(head: HeadSpec, truth: Truth) -> Truth | None:
+    """Truth as N x C of 1, 0 and `OPEN`, for a method that learns each label for itself; None for spans."""
     if head.kind == "token":
         return None
-    mask: Mask = truth if head.kind == "multi" else one_hot(truth, len(head.labels))
-    return mask
+    return truth if head.kind == "multi" else one_hot(truth, len(head.labels)).astype(np.int8)
 
 
 def _single(head: HeadSpec, truth: Truth, answers: Answers) -> list[Metric]:
@@ -94,8 +93,10 @@ def _ordinal(head: HeadSpec, truth: Truth, answers: Answers) -> list[Metric]:
 
 
 def _multi(head: HeadSpec, truth: Truth, answers: Answers) -> list[Metric]:
-    counts = [mask.sum(axis=1).astype(np.float64) for mask in (truth & answers.labels, truth, answers.labels)]
-    return [macro_f1(truth, answers.labels), micro_f1(*counts)]
+    """An answer where the truth is open counts neither for nor against."""
+    held, answered = truth > 0, answers.labels & (truth != OPEN)
+    counts = [mask.sum(axis=1).astype(np.float64) for mask in (held & answered, held, answered)]
+    return [macro_f1(held, answered), micro_f1(*counts)]
 
 
 def _token(head: HeadSpec, truth: Truth, answers: Answers) -> list[Metric]:

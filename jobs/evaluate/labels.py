@@ -1,7 +1,9 @@
 """Cells of a label column to a head's labels, by the head's kind. A value that is no label is an error, never a guess.
 
-Truth has one form a kind, with texts along its first axis: codes (N) for one label of several, a mask (N, C) for any
-number of them, an object array (N) of sets of (start, end, label) for spans.
+Truth has one form a kind, with texts along its first axis: codes (N) for one label of several; for any number of
+them (N, C) of 1 (holds), 0 (doesn't) and `OPEN` (nobody knows); an object array (N) of sets of (start, end, label) for
+spans. A cell may say less than the whole answer where the settings allow it: `4|5` with `any_of`, `?price` with
+`open_mark`.
 """
 
 from __future__ import annotations
@@ -23,36 +25,82 @@ _LONGEST_SHOWN = 40  # a longer value is no label but perhaps a customer's text,
 _MANY = 8
 _TOO_MANY = 50  # different values that are no labels: the column is another one, perhaps that of the texts
 
+ANY_OF = "|"
+OPEN = -1
+
 Truth = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Which rows have a label, and the labels of those alone, in their order."""
+    """Which rows have a label, and the labels of those alone, in their order.
+
+    allowed : (rows, C) the answers that aren't wrong, of every row, where cells may allow several; such a row isn't
+        known. None: no cell may.
+    """
 
     known: NDArray[np.bool_]
     truth: Truth
+    allowed: NDArray[np.bool_] | None = None
 
 
 def read_codes(cells: Sequence[Any], allowed: Sequence[str], settings: LabelSettings, where: str) -> Labelled:
     """One label a row: its place in `allowed`. Null, empty, or mapped to null: no label."""
     code_of = {label: code for code, label in enumerate(allowed)}
+    if settings.any_of:
+        return _read_allowed(cells, code_of, settings, where)
     means = _meaning(cells, code_of, settings, where)
     codes = [None if cell is None else means[as_text(cell)] for cell in cells]
     known = np.array([code is not None for code in codes], np.bool_)
     return Labelled(known, np.array([code for code in codes if code is not None], np.int64))
 
 
+def _read_allowed(cells: Sequence[Any], code_of: Mapping[str, int], settings: LabelSettings, where: str) -> Labelled:
+    lists = [_alternatives(cell) for cell in cells]
+    means = _meaning([item for items in lists for item in items], code_of, settings, where)
+    allowed = np.zeros((len(cells), len(code_of)), np.bool_)
+    for row, items in enumerate(lists):
+        allowed[row, [code for item in items if (code := means[item]) is not None]] = True
+    known = allowed.sum(axis=1) == 1
+    return Labelled(known, allowed[known].argmax(axis=1), allowed)
+
+
+def _alternatives(cell: Any) -> list[str]:
+    return [] if cell is None else [part.strip() for part in as_text(cell).split(ANY_OF)]
+
+
 def read_masks(cells: Sequence[Any], allowed: Sequence[str], settings: LabelSettings, where: str) -> Labelled:
     """Any number of labels a row, none included. A null cell is no label at all, an empty list says that none holds."""
     code_of = {label: code for code, label in enumerate(allowed)}
-    lists = [None if cell is None else _items(cell, settings, where) for cell in cells]
-    means = _meaning([item for items in lists if items for item in items], code_of, settings, where)
+    lists = [
+        None if cell is None else [_decision(i, settings) for i in _items(cell, settings, where)] for cell in cells
+    ]
+    held = [label for items in lists if items for label, decision in items if decision != OPEN]
+    means = _meaning(held, code_of, settings, where)
     known = np.array([items is not None for items in lists], np.bool_)
-    truth = np.zeros((int(known.sum()), len(allowed)), np.bool_)
+    truth = np.zeros((int(known.sum()), len(allowed)), np.int8)
     for row, items in enumerate(items for items in lists if items is not None):
-        truth[row, [code for item in items if (code := means[as_text(item)]) is not None]] = True
+        for label, decision in sorted(items, key=lambda item: item[1]):  # what holds isn't open
+            code = code_of.get(settings.values.get(label, label) or "") if decision == OPEN else means[label]
+            if code is not None:  # of a label that the head hasn't, nothing is said by leaving it open
+                truth[row, code] = decision
     return Labelled(known, truth)
+
+
+def _decision(item: Any, settings: LabelSettings) -> tuple[str, int]:
+    label, mark = as_text(item), settings.open_mark
+    return (label[len(mark) :], OPEN) if mark and label.startswith(mark) else (label, 1)
+
+
+def named_labels(cells: Sequence[Any], settings: LabelSettings) -> list[Any]:
+    """Every cell as one that says its whole answer, so that a head's labels can be read off: for guesses of kind."""
+    if settings.any_of:
+        return [part for cell in cells for part in _alternatives(cell)]
+    if settings.open_mark is None:
+        return list(cells)
+    mark = settings.open_mark
+    lists = [None if cell is None else _items(cell, settings, "a label column") for cell in cells]
+    return [None if items is None else [as_text(item).removeprefix(mark) for item in items] for items in lists]
 
 
 def read_spans(cells: Sequence[Any], allowed: Sequence[str], settings: LabelSettings, where: str) -> Labelled:

@@ -17,7 +17,7 @@ import torch
 
 from cluster.store_errors import masked
 from jobs.evaluate.answers import Answers, BundleSystem, Pass
-from jobs.evaluate.baseline import Baseline
+from jobs.evaluate.baseline import Baseline, learnable_labels
 from jobs.evaluate.compare import aligned
 from jobs.evaluate.kinds import targets
 from jobs.evaluate.machine import describe
@@ -73,6 +73,7 @@ def evaluate(settings: EvaluateSettings) -> tuple[Evaluation, Bundle]:
     ValueError, OSError : what is wrong with settings, bundle or sets, and what would be right.
     """
     bundle = fetch(settings.bundle)
+    settings = _without_missing(settings, bundle) if settings.skip_missing_heads else settings
     _check(settings, bundle)
     run = _systems(settings, bundle)
     sets = tuple(_evaluate_set(name, run) for name in settings.sets)
@@ -92,6 +93,21 @@ def evaluate(settings: EvaluateSettings) -> tuple[Evaluation, Bundle]:
         },
     )
     return evaluation, bundle
+
+
+def _without_missing(settings: EvaluateSettings, bundle: Bundle) -> EvaluateSettings:
+    """Without labels of heads that the bundle hasn't, and without sets that are left with none."""
+    known = {head.name for head in bundle.spec.heads}
+    left = {
+        name: one.model_copy(update={"labels": {head: label for head, label in one.labels.items() if head in known}})
+        for name, one in settings.sets.items()
+    }
+    if missing := sorted({head for one in settings.sets.values() for head in one.labels} - known):
+        log.warning("%s has no head %s: not evaluated", bundle, ", ".join(missing))
+    sets = {name: one for name, one in left.items() if one.labels or settings.precisions}
+    if not sets:
+        raise EvaluateError(f"sets: no set has labels of a head of {bundle}, which are {', '.join(sorted(known))}")
+    return settings.model_copy(update={"sets": sets})
 
 
 def _check(settings: EvaluateSettings, bundle: Bundle) -> None:
@@ -168,7 +184,7 @@ def _baseline(labels: HeadLabels, loaded: LoadedSet, run: _Run) -> Answers | str
     target_nc = targets(labels.head, labels.training.truth)
     if target_nc is None:
         return "the method labels texts, not spans"
-    if not (target_nc.any(axis=0) & ~target_nc.all(axis=0)).any():
+    if not len(learnable_labels(target_nc)):
         return f"{len(target_nc)} labelled rows to train on, of fewer than two different labels"
     texts = [text for text, known in zip(loaded.training.texts, labels.training.known, strict=True) if known]
     model = Baseline(texts, target_nc, exclusive=labels.head.kind != "multi", seed=run.settings.seed)

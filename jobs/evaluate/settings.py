@@ -32,6 +32,8 @@ class LabelSettings(Settings):
     column: str = Field(min_length=1)
     values: dict[str, str | None] = Field(default={}, description="null leaves rows of that value out")
     separator: str | None = Field(default=None, min_length=1, description="of several labels in one cell; None: JSON")
+    any_of: bool = Field(default=False, description="of one label a text: `4|5` says that it is one of both")
+    open_mark: str | None = Field(default=None, min_length=1, description="of several labels: `?price` leaves it open")
 
     @field_validator("values", mode="before")
     @classmethod
@@ -81,6 +83,7 @@ class EvaluateSettings(Settings):
     bundle: str = Field(min_length=1)
     output: str = Field(min_length=1)
     sets: dict[str, SetSettings] = Field(min_length=1)
+    skip_missing_heads: bool = Field(default=False, description="leave out labels of heads that the bundle hasn't")
     compare_with: str | None = Field(default=None, min_length=1, description="another bundle")
     precisions: list[str] = Field(default=[], description="each is held against fp32 and its record is written")
     baseline: BaselineSettings | None = None
