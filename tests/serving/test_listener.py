@@ -1,12 +1,19 @@
 """The ingress's own port, over real sockets: ids, hang-ups, and leaving without a loss."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
@@ -138,3 +145,46 @@ def test_an_address_that_somebody_has() -> None:
         bind(settings).close()
         with pytest.raises(OSError, match="in use"):
             bind(settings, shared=False)
+
+
+def self_signed(folder: Path) -> tuple[str, str]:
+    """Certificate and key for localhost, for a day."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+def test_over_tls_and_not_without(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    settings = HttpSettings(port=free_port(), tls_cert=cert, tls_key=key)
+
+    async def main() -> None:
+        app = App()
+        app.gate.set()
+        trusting = ssl.create_default_context(cafile=cert)
+        async with Listener(settings, 10.0).serving(app), aiohttp.ClientSession() as session:
+            async with session.get(f"https://localhost:{settings.port}/", ssl=trusting) as answer:
+                assert (answer.status, await answer.text()) == (200, "done")
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await session.get(f"https://localhost:{settings.port}/")
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(f"http://127.0.0.1:{settings.port}/")
+        assert app.num_begun == 1
+
+    asyncio.run(main())
