@@ -14,8 +14,8 @@ processes once they are cast to the device's precision.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,6 +84,21 @@ class Bundle:
     def tokeniser(self) -> Tokeniser:
         """The bundle's tokeniser with the bundle's length limit."""
         return Tokeniser(self.folder / TOKENIZER_FILE, self.spec.max_length)
+
+    def read_by(self, names: Sequence[str] | None) -> Bundle:
+        """The same bundle, answering with some of its heads; None: all but embeddings, if there are others.
+
+        Raises
+        ------
+        BundleError : a head that it hasn't; the message names those that it has.
+        """
+        own = [head.name for head in self.spec.heads]
+        if unknown := [name for name in names or () if name not in own]:
+            raise BundleError(f"heads {unknown} aren't among those of bundle {self}: {own}")
+        answering = [head.name for head in self.spec.heads if head.kind != "embedding"] or own
+        wanted = answering if names is None else names
+        heads = tuple(head for head in self.spec.heads if head.name in wanted)
+        return replace(self, spec=self.spec.model_copy(update={"heads": heads}))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All weights, as stored; of adapters, merged with the base's."""

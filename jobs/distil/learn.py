@@ -16,7 +16,7 @@ from jobs.distil.settings import DistilSettings
 from jobs.distil.student import Student
 from jobs.distil.teacher import Lesson
 from jobs.distil.words import words_of
-from jobs.finetune.exam import corpus_of, take_tokens
+from jobs.train.corpus import corpus_of, take_tokens
 from jobs.train.loop import Clock, Course, Running, Step, run_steps
 from jobs.train.optim import Optimizer, share_of
 from jobs.train.plan import plan_steps

@@ -7,7 +7,6 @@ image. Given up: a decoder for masked words; a trunk that should know more text 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from jobs.distil.settings import DistilError, StudentSettings
-from jobs.train.learner import INIT_STD
+from jobs.train.first_weights import initialise
 from models.architecture import Architecture
 from models.bundle import TOKENIZER_FILE, Bundle
 from models.fetch import fetch
@@ -128,18 +127,7 @@ def build_student(origin: Origin, heads: Sequence[HeadSpec], teacher_size: int, 
     """With the parent's weights, or with new ones."""
     trunk = Trunk(origin.arch, dropout, has_pooler=False)
     student = Student(trunk, heads, teacher_size)
-    _initialise(student)
+    initialise(student, origin.arch.num_hidden_layers)
     if origin.parent is not None:
         trunk.load_state_dict(load_trunk(origin.arch, origin.parent.tensors(), has_pooler=False).state_dict())
     return student
-
-
-def _initialise(student: Student) -> None:
-    """Normal weights, those that write into the residual stream scaled by depth (Shoeybi et al. 2019, 5.1)."""
-    scale = 1 / math.sqrt(2 * student.trunk.arch.num_hidden_layers)
-    for name, module in student.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            writes = name.endswith(("attention.output", "down"))
-            nn.init.normal_(module.weight, std=INIT_STD * (scale if writes else 1.0))
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)

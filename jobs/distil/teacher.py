@@ -25,7 +25,7 @@ from torch import nn
 
 from jobs.distil.settings import DistilError, LossSettings
 from jobs.distil.words import Words, words_of
-from jobs.finetune.exam import take_tokens
+from jobs.train.corpus import take_tokens
 from models.architecture import Architecture
 from models.batching import batches
 from models.bundle import Bundle

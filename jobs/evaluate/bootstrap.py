@@ -14,9 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluate.metrics import Metric, Sums
-from jobs.train.measure import NUM_RESAMPLES, Figure
 
+NUM_RESAMPLES = 2000
 _DRAWS_AT_ONCE = 2_000_000  # bounds memory to some 50 MB
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with its 95 % interval, and how many texts it is over."""
+
+    value: float
+    low: float
+    high: float
+    num_texts: int
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The first metric of a kind is its headline, the one that slices are told in. A sentiment head on a set that knows no
 neutral answers with the likelier of the other two: such sets of reviews leave neutral out, so it is left out on both
-sides (as in `jobs.train.measure.two_way_accuracy`). Embeddings have no labels and aren't measured.
+sides. Embeddings have no labels and aren't measured.
 """
 
 from __future__ import annotations

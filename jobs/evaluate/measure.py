@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.evaluate.answers import Answers
-from jobs.evaluate.bootstrap import Resampled, difference, resample
+from jobs.evaluate.bootstrap import Figure, Resampled, difference, resample
 from jobs.evaluate.kinds import KINDS, is_two_way, label_names, without_neutral
 from jobs.evaluate.labels import Truth
-from jobs.evaluate.metrics import Metric, calibration_bin
+from jobs.evaluate.metrics import NUM_BINS, Metric, calibration_bin
 from jobs.evaluate.results import Bin, HeadResult, SliceFigures, SystemFigures
 from jobs.evaluate.sets import HeadLabels
 from jobs.evaluate.slices import Slice
-from jobs.train.measure import NUM_BINS, Figure
 from models.heads import HeadSpec
 
 TWO_WAY = "the set has no neutral text: neutral is left out of the answers too"

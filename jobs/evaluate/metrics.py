@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.train.measure import NUM_BINS
+NUM_BINS = 15  # of a calibration error
 
 Sums = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.train.measure import Figure
+from jobs.evaluate.bootstrap import Figure
 from models.gates import Record
 
 

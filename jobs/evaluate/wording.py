@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from jobs.evaluate.bootstrap import Figure
 from jobs.evaluate.results import Evaluation, HeadResult, SetResult, SystemFigures
-from jobs.train.measure import Figure
 
 METRICS = {
     "accuracy": "accuracy, %",

@@ -8,7 +8,6 @@ take is clearly better; 2 something that was given can't be used; 130 interrupte
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cluster.config import load_config
 from jobs.evaluate.summary import summary
 from jobs.finetune.run import finetune
 from jobs.finetune.settings import FinetuneSettings
-from jobs.train.loop import TrainingError
+from jobs.train.command import run_command
 
 DEFAULTS = Path(__file__).parents[1] / "finetune.yaml"
 
@@ -29,20 +28,11 @@ def main() -> int:
     )
     given: list[str] = parser.parse_args().settings
     config, overrides = (DEFAULTS, given) if "=" in given[0] else (Path(given[0]), given[1:])
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for name in ("verbatim", "jobs.train"):
-        logging.getLogger(name).setLevel(logging.INFO)  # other libraries speak from warnings up
-    try:
-        finished = finetune(load_config(config, overrides, FinetuneSettings))
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
-        return 130
-    except TrainingError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+    return run_command(lambda: _run(load_config(config, overrides, FinetuneSettings)))
+
+
+def _run(settings: FinetuneSettings) -> int:
+    finished = finetune(settings)
     if finished.evaluation is not None:
         print(summary(finished.evaluation))  # noqa: T201
     print(f"{finished.bundle} in {finished.bundle.folder}")  # noqa: T201

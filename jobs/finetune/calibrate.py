@@ -7,7 +7,7 @@ probability at which the answers given are wrong half as often as all answers ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,10 @@ from jobs.evaluate.labels import OPEN
 from jobs.evaluate.metrics import calibration_error
 from jobs.finetune.exam import Exam, Outputs
 from jobs.finetune.spans import IGNORED, token_tags
-from jobs.train.calibrate import likeliest_temperature
-from jobs.train.measure import probabilities
 from models.heads import HeadSpec
 
 FEWEST = 30  # labelled texts: with fewer, a temperature would be noise
+TEMPERATURES = np.geomspace(0.25, 8.0, 401)  # steps of 0.9 %: finer than any tuning part can tell apart
 ABSTAIN_AT = np.arange(0.2, 1.0, 0.01).round(2)
 
 
@@ -84,6 +83,20 @@ def _calibrate_multi(spec: HeadSpec, outputs: Outputs, exam: Exam) -> Calibrated
     errors = [_multi_error(logits_nc / t, truth) for t in (1.0, temperature)]
     calibrated = warm.model_copy(update={"threshold": threshold})
     return Calibrated(calibrated, len(truth), errors[0], errors[1], None)
+
+
+def likeliest_temperature(loss_at: Callable[[float], float]) -> float:
+    """The temperature of least loss."""
+    losses = [loss_at(float(temperature)) for temperature in TEMPERATURES]
+    return round(float(TEMPERATURES[int(np.argmin(losses))]), 4)
+
+
+def probabilities(logits_nc: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.floating]:
+    """Softmax of logits over a temperature."""
+    scaled = logits_nc / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    normed: NDArray[np.floating] = powers / powers.sum(axis=1, keepdims=True)
+    return normed
 
 
 def suggest_abstention(probs_nc: NDArray[np.floating], codes: NDArray[np.int64]) -> Abstention | None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.finetune.calibrate import probabilities
 from jobs.finetune.data import Data, Labels
-from jobs.finetune.exam import corpus_of
+from jobs.finetune.exam import answers
 from jobs.finetune.settings import FinetuneError
 from jobs.finetune.split import TRAIN
 from jobs.finetune.tuner import Tuner
-from jobs.train.calibrate import answers
-from jobs.train.measure import probabilities
+from jobs.train.corpus import corpus_of
 from models.tokeniser import Tokeniser
 
 NUM_REFERENCES = 1023

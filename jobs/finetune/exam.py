@@ -6,7 +6,7 @@ training is what the evaluation will say. An error of grades counts as its share
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,13 @@ from jobs.evaluate.answers import answers_of
 from jobs.evaluate.kinds import KINDS
 from jobs.finetune.data import Labels
 from jobs.finetune.tuner import Tuner
-from jobs.train.calibrate import answers
 from jobs.train.corpus import Corpus
+from models.batching import batches
 from models.heads import HeadSpec
-from models.packing import PackedBatch
+from models.packing import PackedBatch, pack
 from models.tokeniser import Tokens
 
+TOKEN_BUDGET = 8192
 THRESHOLDS = np.arange(0.1, 0.91, 0.02).round(2)
 
 Outputs = NDArray[np.float32]
@@ -84,23 +85,19 @@ class Exam:
         return 1 - metric.value() / metric.span if metric.lower_is_better else metric.value()
 
 
+def answers(
+    forward: Callable[[PackedBatch], list[torch.Tensor]], corpus: Corpus
+) -> Iterator[tuple[NDArray[np.int64], list[torch.Tensor]]]:
+    """Go through a whole corpus, batch by batch: which texts, and what `forward` gives for them."""
+    for rows in batches(corpus.lengths, TOKEN_BUDGET):
+        with torch.inference_mode():
+            outputs = forward(pack(np.concatenate(corpus.gather(rows)), corpus.lengths[rows]))
+        yield rows, outputs
+
+
 def at_threshold(spec: HeadSpec, threshold: float) -> HeadSpec:
     """The head with another threshold."""
     return spec.model_copy(update={"threshold": threshold})
-
-
-def take_tokens(tokens: Tokens, rows: NDArray[np.int64]) -> Tokens:
-    """Some of the texts."""
-    starts = np.cumsum(tokens.lengths, dtype=np.int64) - tokens.lengths
-    empty = np.zeros(0, np.int64)
-    places = np.concatenate([empty, *(np.arange(starts[row], starts[row] + tokens.lengths[row]) for row in rows)])
-    offsets = None if tokens.offsets is None else tokens.offsets[places]
-    return Tokens(tokens.ids[places], tokens.lengths[rows], tokens.truncated[rows], offsets)
-
-
-def corpus_of(tokens: Tokens, names: Sequence[str], sets: NDArray[np.int32]) -> Corpus:
-    """Texts as training's plans and batches read them; labels stand elsewhere."""
-    return Corpus(tuple(names), tokens.ids, tokens.lengths, sets, np.zeros((len(tokens), 0), np.uint8))
 
 
 def features(tuner: Tuner, corpus: Corpus) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from jobs.train.measure import probabilities
+from jobs.finetune.calibrate import probabilities
 from models.tokeniser import Tokens
 
 log = logging.getLogger("verbatim.finetune")

@@ -14,14 +14,14 @@ from tokenizers import Tokenizer
 from jobs.finetune.calibrate import Calibrated, calibrate
 from jobs.finetune.data import Data, label_counts
 from jobs.finetune.device import choose_device
-from jobs.finetune.exam import Exam, corpus_of, features, take_tokens
+from jobs.finetune.exam import Exam, features
 from jobs.finetune.fewshot import Examples, learn_few, word_accuracy
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.split import TRAIN, TUNE
 from jobs.finetune.targets import Target, build_targets
 from jobs.finetune.tuner import Tuner
 from jobs.finetune.watch import EarlyStop
-from jobs.train.corpus import Corpus
+from jobs.train.corpus import Corpus, corpus_of, take_tokens
 from jobs.train.loop import Clock, Course, Running, Step, run_steps
 from jobs.train.masking import Vocabulary, hide
 from jobs.train.plan import plan_steps

@@ -14,7 +14,7 @@ from torch import nn
 from jobs.finetune.adapters import adapt, adapter_tensors
 from jobs.finetune.heads import LearntHead
 from jobs.finetune.settings import FinetuneError
-from jobs.train.learner import INIT_STD
+from jobs.train.first_weights import INIT_STD
 from jobs.train.optim import Optimizer, Share, share_of
 from models.architecture import Architecture, Pooling
 from models.bundle import Bundle

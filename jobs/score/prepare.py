@@ -50,19 +50,22 @@ def prepare(settings: ScoreSettings) -> Prepared:
     ValueError, OSError : what is wrong with bundle, columns, input or output, and what would be right.
     """
     settings = _absolute(settings)
-    bundle = fetch(settings.bundle)
+    whole = fetch(settings.bundle)
+    bundle = whole.read_by(settings.heads)
     _require_free_names(settings, bundle)
     _require_apart(settings)
     listing = list_input(settings.input, settings.format)
     planned = plan_spans(listing.files, settings.reading_columns(), bad_files=settings.bad_files)
     precision = choose_precision(settings.precision, on_gpu=bool(settings.pool.num_gpus))
     require(bundle, precision)
-    options = {
+    options: dict[str, object] = {
         "bundle": str(bundle),
         "precision": precision,
         "columns": asdict(settings.reading_columns()),
         "format": settings.format,
     }
+    if bundle.spec.heads != whole.spec.heads:
+        options["heads"] = [head.name for head in bundle.spec.heads]
     layout = SetLayout(settings.output, str(bundle), fingerprint(options))
     execution = Execution(
         unit_rows=settings.unit.rows,

@@ -20,6 +20,7 @@ class Recipe:
     """A run. `bundle` is a reference with its digest, so that no worker can score with another one."""
 
     bundle: str
+    heads: tuple[str, ...]
     columns: Columns
     limits: UnitLimits
     layout: SetLayout
@@ -40,6 +41,6 @@ class SpanTask:
 
 
 @lru_cache(maxsize=1)
-def worker_bundle(reference: str) -> Bundle:
+def worker_bundle(reference: str, heads: tuple[str, ...]) -> Bundle:
     """Fetch a bundle once a worker process: its tasks come again and again."""
-    return fetch(reference)
+    return fetch(reference).read_by(heads)

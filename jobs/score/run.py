@@ -134,6 +134,7 @@ def recipe_of(job: Prepared, ledger: Ledger) -> Recipe:
     """What the run's workers are told."""
     return Recipe(
         bundle=job.reference,
+        heads=tuple(head.name for head in job.bundle.spec.heads),
         columns=job.settings.reading_columns(),
         limits=ledger.execution.limits,
         layout=job.layout,
@@ -172,6 +173,7 @@ def describe(settings: ScoreSettings) -> dict[str, Any]:
         "input": job.settings.input,
         "set of scores": f"{job.settings.output}/{job.layout.scores}/",
         "bundle": str(job.bundle),
+        "heads": ", ".join(head.name for head in job.bundle.spec.heads),
         "fingerprint": job.layout.fingerprint,
         "precision": job.precision,
         "files to read": plan.num_files,

@@ -67,7 +67,7 @@ def build_scorer(recipe: Recipe, token_budget: int) -> Scorer:
         raise ValueError(f"pool.num_gpus asks for a GPU, but torch {torch.__version__} sees none on this machine")
     torch.set_num_threads(recipe.threads)
     return Scorer(
-        worker_bundle(recipe.bundle),
+        worker_bundle(recipe.bundle, recipe.heads),
         token_budget=token_budget,
         precision=recipe.precision,
         device=recipe.device,

@@ -44,6 +44,7 @@ class ScoreSettings(Settings):
     input: str = Field(min_length=1)
     output: str = Field(min_length=1)
     bundle: str = Field(min_length=1)
+    heads: list[str] | None = Field(default=None, min_length=1, description="None: all but embeddings")
     columns: dict[str, str]
     format: Literal["auto", "parquet", "jsonl", "csv"] = "auto"
     bad_files: Literal["stop", "reject"] = "stop"

@@ -31,7 +31,7 @@ from models.tokeniser import Tokeniser
 def read_units(recipe: Recipe, tasks: Sequence[SpanTask]) -> Iterator[pa.Table]:
     """Read spans, and give those of their units that aren't done yet, each as a block of one row."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a read task owns a share of one core
-    bundle = worker_bundle(recipe.bundle)
+    bundle = worker_bundle(recipe.bundle, recipe.heads)
     tokeniser, with_offsets = bundle.tokeniser, need_offsets(bundle.spec.heads)
     for task in tasks:
         for part in read_span(task.span, recipe.columns, recipe.limits):

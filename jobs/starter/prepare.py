@@ -31,7 +31,6 @@ from jobs.starter.settings import StarterSettings
 from jobs.starter.taxonomy import Taxonomy, read_taxonomy
 from jobs.starter.terms import write_terms
 from jobs.starter.weak import Tally
-from jobs.train.sets import check_may_train
 
 log = logging.getLogger("verbatim.starter")
 
@@ -73,7 +72,7 @@ def prepare(settings: StarterSettings) -> None:
 
     Raises
     ------
-    ValueError : a set's file is missing, its terms don't allow training, or a taxonomy is wrong.
+    ValueError : a set's file is missing, or a taxonomy is wrong.
     """
     taxonomies = {
         "topics": read_taxonomy(Path(settings.taxonomy)),
@@ -91,8 +90,6 @@ def prepare(settings: StarterSettings) -> None:
 
 def _check_sets(settings: StarterSettings) -> None:
     for name, spec in SETS.items():
-        if spec.may_train:
-            check_may_train(name)
         path = _path(settings, spec)
         if not path.is_file():
             raise ValueError(f"data: set {name!r} should lie at {path}, and there is no such file")

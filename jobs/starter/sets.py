@@ -1,7 +1,7 @@
 """How a row of each public set becomes texts with labels: the one place that knows their columns.
 
-Sets that may train what is shipped are those of `jobs.train.sets`, with their files and terms; a few others are only
-measured on. Where a set has several opinions in one text, agreement gives that polarity and disagreement neutral.
+Sets that may train what is shipped are those with terms; the others are only measured on. Where a set has several
+opinions in one text, agreement gives that polarity and disagreement neutral.
 """
 
 from __future__ import annotations
@@ -31,17 +31,30 @@ _SMALL_TALK = {"yes", "no", "maybe", "thank_you", "greeting", "goodbye", "repeat
 
 
 @dataclass(frozen=True)
+class Terms:
+    """Whom the card names, and the licence under which a set may train what is shipped."""
+
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True)
 class SetSpec:
     """A public set: its file under the folder of sets, and what its rows say.
 
+    terms : None: they don't allow training what is shipped, or nobody states them.
     is_feedback : words of customers, so that patterns may mark topics, intents and urgency.
-    may_train : its terms allow training what is shipped.
     """
 
     file: str
     said: Callable[[Row], Iterable[Said]]
+    terms: Terms | None = None
     is_feedback: bool = False
-    may_train: bool = True
+
+    @property
+    def may_train(self) -> bool:
+        """Whether it may train what is shipped."""
+        return self.terms is not None
 
 
 def _by_word(row: Row) -> Iterator[Said]:
@@ -207,24 +220,55 @@ def _yes_or_no(column: str, intent: str) -> Callable[[Row], Iterator[Said]]:
 
 
 SETS: dict[str, SetSpec] = {
-    "chnsenticorp": SetSpec("chnsenticorp", _by_word, is_feedback=True),
-    "dianping_triplets": SetSpec("dianping_triplets", _dianping, is_feedback=True),
-    "dianping_opinions": SetSpec("dianping_triplets", _opinions, is_feedback=True),
-    "public_complaints": SetSpec("public_complaints", _to_the_office, is_feedback=True),
-    "public_complaints_replied": SetSpec("public_complaints_replied", _with_reply),
-    "goemotions": SetSpec("goemotions", _goemotions),
-    "banking77": SetSpec("banking77", _service_desk, is_feedback=True),
-    "clinc150": SetSpec("clinc150", _assistant, is_feedback=True),
-    "amazon_polarity_10k": SetSpec("amazon_polarity_10k", _by_digit, is_feedback=True),
-    "sst2": SetSpec("sst2", _by_digit),
-    "womens_clothing": SetSpec("womens_clothing", _womens, is_feedback=True),
-    "pros_cons": SetSpec("pros_cons", _by_word, is_feedback=True),
-    "product_review_aspects": SetSpec("product_review_aspects", _product_aspects, is_feedback=True),
-    "mams_acsa": SetSpec("mams_acsa", _mams, is_feedback=True),
-    "news_headline_entities": SetSpec("news_headline_entities", _headline),
-    "cfpb_complaints": SetSpec("cfpb_complaints", _bank_complaint, is_feedback=True),
-    "airline_tweets": SetSpec("airline_tweets", _airline, may_train=False),
-    "car_aspects": SetSpec("car_aspects", _car, may_train=False),
-    "complaint_tweets": SetSpec("complaint_tweets", _yes_or_no("complaint", "complaint"), may_train=False),
-    "suggestions": SetSpec("suggestions", _yes_or_no("suggestion", "suggestion"), may_train=False),
+    "chnsenticorp": SetSpec(
+        "chnsenticorp", _by_word, Terms("ChnSentiCorp (Tan Songbo)", "Apache-2.0"), is_feedback=True
+    ),
+    "dianping_triplets": SetSpec(
+        "dianping_triplets",
+        _dianping,
+        Terms("Dianping opinion triplets (DMASTE/ASTE in Chinese)", "MIT"),
+        is_feedback=True,
+    ),
+    "dianping_opinions": SetSpec(
+        "dianping_triplets", _opinions, Terms("the same, each opinion a text of its own", "MIT"), is_feedback=True
+    ),
+    "public_complaints": SetSpec(
+        "public_complaints", _to_the_office, Terms("messages to city offices", "MIT"), is_feedback=True
+    ),
+    "public_complaints_replied": SetSpec(
+        "public_complaints_replied", _with_reply, Terms("messages to city offices, replied", "MIT")
+    ),
+    "goemotions": SetSpec("goemotions", _goemotions, Terms("GoEmotions (Demszky et al. 2020)", "Apache-2.0")),
+    "banking77": SetSpec(
+        "banking77", _service_desk, Terms("Banking77 (Casanueva et al. 2020)", "CC BY 4.0"), is_feedback=True
+    ),
+    "clinc150": SetSpec("clinc150", _assistant, Terms("CLINC150 (Larson et al. 2019)", "CC BY 3.0"), is_feedback=True),
+    "amazon_polarity_10k": SetSpec(
+        "amazon_polarity_10k",
+        _by_digit,
+        Terms("Amazon polarity (McAuley & Leskovec 2013; Zhang 2015)", "MIT"),
+        is_feedback=True,
+    ),
+    "sst2": SetSpec("sst2", _by_digit, Terms("SST-2 (Socher et al. 2013)", "MIT")),
+    "womens_clothing": SetSpec(
+        "womens_clothing", _womens, Terms("Women's E-Commerce Clothing Reviews (Brooks 2018)", "CC0"), is_feedback=True
+    ),
+    "pros_cons": SetSpec(
+        "pros_cons", _by_word, Terms("Pros and Cons (Ganapathibhotla & Liu)", "CC BY 4.0"), is_feedback=True
+    ),
+    "product_review_aspects": SetSpec(
+        "product_review_aspects",
+        _product_aspects,
+        Terms("Customer Review Data (Hu & Liu 2004)", "CC BY 4.0"),
+        is_feedback=True,
+    ),
+    "mams_acsa": SetSpec("mams_acsa", _mams, Terms("MAMS (Jiang et al. 2019)", "Apache-2.0"), is_feedback=True),
+    "news_headline_entities": SetSpec("news_headline_entities", _headline, Terms("SEntFiN (Sinha et al. 2022)", "MIT")),
+    "cfpb_complaints": SetSpec(
+        "cfpb_complaints", _bank_complaint, Terms("CFPB consumer complaints", "public domain (US)"), is_feedback=True
+    ),
+    "airline_tweets": SetSpec("airline_tweets", _airline),
+    "car_aspects": SetSpec("car_aspects", _car),
+    "complaint_tweets": SetSpec("complaint_tweets", _yes_or_no("complaint", "complaint")),
+    "suggestions": SetSpec("suggestions", _yes_or_no("suggestion", "suggestion")),
 }

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jobs.starter.label import HEADS
+from jobs.starter.sets import SETS
 from jobs.starter.weak import Tally
-from jobs.train.sets import SETS as PUBLIC
 
 
 def write_terms(path: Path, counts: Mapping[str, Counter[str]], tally: Tally) -> None:
@@ -41,8 +41,7 @@ def _terms(counts: Mapping[str, Counter[str]], tally: Tally) -> Iterator[str]:
 
 
 def _source(name: str) -> tuple[str, str]:
-    if name in PUBLIC:
-        return PUBLIC[name].source, PUBLIC[name].licence
-    return (
-        ("written for this bundle", "Apache-2.0") if name in ("phrases", "mixed") else ("measured on only", "see there")
-    )
+    if name not in SETS:
+        return "written for this bundle", "Apache-2.0"
+    terms = SETS[name].terms
+    return (terms.source, terms.licence) if terms else ("measured on only", "see there")

@@ -8,8 +8,6 @@ any.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -95,14 +93,3 @@ class Gpt(nn.Module):
             hidden_td = layer(hidden_td, batch)
         normed: torch.Tensor = self.norm(hidden_td)
         return normed
-
-
-def initialise(module: nn.Module, num_layers: int, std: float) -> None:
-    """Normal weights, those that write into the residual stream scaled by depth (Shoeybi et al. 2019, 5.1)."""
-    scale = 1 / math.sqrt(2 * num_layers)
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
-            writes = name.endswith(("attention.output", "down"))
-            nn.init.normal_(part.weight, std=std * (scale if writes else 1.0))
-        if isinstance(part, nn.Linear):
-            nn.init.zeros_(part.bias)

@@ -1,4 +1,4 @@
-"""The training loop of every stage: one plan of steps, checkpoints by the clock, the same end at any kill.
+"""The loop that fine-tuning and distillation share: planned steps, checkpoints by the clock, the same end at any kill.
 
 A step's noise comes from the seed and the step's number, so a resumed stage needs only weights, optimizer and step,
 and what its watch knows: who ends a stage early, or keeps books of its steps. Checkpoints are plain tensors and
@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from jobs.train.learner import Learner
-from jobs.train.optim import Optimizer, learner_optimizer, rate_at
+from jobs.train.optim import Optimizer, rate_at
 from jobs.train.plan import Rows
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("verbatim.train")
 
 
 class TrainingError(RuntimeError):
@@ -45,15 +44,7 @@ StepLoss = Callable[[Model, Step], tuple[torch.Tensor, int]]  # gives the loss a
 
 
 class Schedule(Protocol):
-    """What the loop reads of a stage's settings; rates are the highest ones."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of embeddings, norms, biases and heads."""
-
-    @property
-    def matrix_learning_rate(self) -> float:
-        """Of the layers' matrices."""
+    """What the loop reads of a stage's settings."""
 
     @property
     def warmup(self) -> float:
@@ -101,14 +92,7 @@ class Running:
 
     model: nn.Module
     optimizer: Optimizer
-    watch: Watch | None = None
-
-
-def run_stage(learner: Learner, course: Course[Learner], path: Path, clock: Clock) -> None:
-    """Train `learner` through a course with one rate for all layers; see `run_steps`."""
-    rates = course.settings
-    optimizer = learner_optimizer(learner, rates.learning_rate, rates.matrix_learning_rate)
-    run_steps(learner, course, Running(learner, optimizer), path, clock)
+    watch: Watch
 
 
 def run_steps(model: Model, course: Course[Model], running: Running, path: Path, clock: Clock) -> None:
@@ -126,7 +110,7 @@ def run_steps(model: Model, course: Course[Model], running: Running, path: Path,
     for number in range(begin, begin if is_over else num_steps):
         loss, tokens = _take(model, course, number, running.optimizer, path)
         meter.add(number, loss, tokens)
-        is_over = (watch is not None and watch.after_step(number, loss, tokens)) or number + 1 == num_steps
+        is_over = watch.after_step(number, loss, tokens) or number + 1 == num_steps
         if is_over or time.monotonic() - saved_at > clock.checkpoint_every_s:
             _save(path, running, number + 1, is_over)
             saved_at = time.monotonic()
@@ -157,9 +141,13 @@ def _check_finite(loss: float, number: int, path: Path) -> None:
 
 
 def _save(path: Path, running: Running, step: int, is_over: bool) -> None:
-    state = {"model": running.model.state_dict(), "optimizer": running.optimizer.state_dict(), "step": step}
-    if running.watch is not None:
-        state |= {"watch": running.watch.state_dict(), "is_over": is_over}
+    state = {
+        "model": running.model.state_dict(),
+        "optimizer": running.optimizer.state_dict(),
+        "watch": running.watch.state_dict(),
+        "step": step,
+        "is_over": is_over,
+    }
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)
@@ -172,10 +160,9 @@ def _resume(path: Path, running: Running) -> tuple[int, bool]:
     state: dict[str, Any] = torch.load(path, weights_only=True)
     running.model.load_state_dict(state["model"])
     running.optimizer.load_state_dict(state["optimizer"])
-    if running.watch is not None:
-        running.watch.load_state_dict(state["watch"])
+    running.watch.load_state_dict(state["watch"])
     log.info("%s goes on at step %d", path.stem, state["step"])
-    return int(state["step"]), bool(state.get("is_over", False))
+    return int(state["step"]), bool(state["is_over"])
 
 
 class _Meter:

@@ -1,4 +1,4 @@
-"""Which tokens a step hides, and which texts it joins: the noise of training, drawn anew in every step.
+"""Which tokens a step hides: the noise of training, drawn anew in every step.
 
 Whole words are hidden: the pieces of an English word together, and Chinese characters in chance runs (mean 2), as no
 word list of Chinese is at hand. Of the hidden tokens 80 % become [MASK], 10 % another token, 10 % stay (Devlin et al.
@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from jobs.train.roles import MASKS, find_role
-from jobs.train.sets import NEUTRAL, UNKNOWN
 from jobs.train.tokenizer import CONTINUATION, SPECIAL
 
 RUN_ON = 0.5  # chance that a Chinese character belongs to the unit of the one before
 _HAN = ("\u3400", "\u9fff")
-MIXED = (NEUTRAL, UNKNOWN)  # labels of a text whose halves are at odds: weak, but such texts are common in life
 
 Ids = NDArray[np.int32]
 
@@ -77,32 +75,3 @@ def hide_units(
     swapped = positions[fate >= 0.9]
     noisy[swapped] = rng.choice(np.flatnonzero(~vocabulary.is_special), len(swapped))
     return noisy, positions
-
-
-def join_texts(
-    texts: list[Ids],
-    labels: NDArray[np.uint8],
-    rate: float,
-    longest: int,
-    rng: np.random.Generator,
-) -> tuple[list[Ids], NDArray[np.uint8]]:
-    """Join a share of a step's texts in pairs, so that it sees mixed opinions.
-
-    Two texts of like labels keep them; two that are at odds become `MIXED`. A pair that
-    would be too long, or has an unlabelled text, stays as it is. Texts begin and end with a special token each.
-    """
-    num_pairs = int(rate * len(texts) / 2)
-    chosen = rng.permutation(len(texts))[: 2 * num_pairs].reshape(-1, 2)
-    dropped = []
-    texts, labels = list(texts), labels.copy()
-    for first, second in chosen:
-        fits = len(texts[first]) + len(texts[second]) - 2 <= longest
-        if fits and labels[first, 0] and labels[second, 0]:
-            texts[first] = np.concatenate([texts[first][:-1], texts[second][1:]])
-            if labels[first, 0] != labels[second, 0]:
-                labels[first] = MIXED
-            else:
-                labels[first] |= labels[second]
-            dropped.append(second)
-    kept = np.setdiff1d(np.arange(len(texts)), dropped)
-    return [texts[row] for row in kept], labels[kept]

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jobs.train.gpt import Gpt, initialise
-from jobs.train.learner import INIT_STD
+from jobs.train.first_weights import initialise
+from jobs.train.gpt import Gpt
 from jobs.train.word_loss import word_loss
 from models.architecture import Architecture
 from models.packing import PackedBatch
@@ -65,7 +65,7 @@ class MaskedLanguageModel(nn.Module):
         self.transform_norm = nn.LayerNorm(arch.hidden_size, eps=arch.layer_norm_eps)
         self.decoder_bias = nn.Parameter(torch.zeros(arch.vocab_size))
         self.order_head = nn.Linear(arch.hidden_size, 2) if has_order else None
-        initialise(self, arch.num_hidden_layers, INIT_STD)
+        initialise(self, arch.num_hidden_layers)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """(2,) sum of the words' losses, sum of the orders' losses."""
@@ -85,7 +85,7 @@ class CausalLanguageModel(nn.Module):
     def __init__(self, arch: Architecture, dropout: float) -> None:
         super().__init__()
         self.trunk = Gpt(arch, dropout)
-        initialise(self, arch.num_hidden_layers, INIT_STD)
+        initialise(self, arch.num_hidden_layers)
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """(2,) sum of the words' losses, and 0."""

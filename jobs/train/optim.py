@@ -1,4 +1,4 @@
-"""The optimizer of every stage: Muon for the layers' matrices, AdamW for the rest; a linear warm-up and a linear fall.
+"""The optimizer of every training: Muon for the layers' matrices, AdamW for the rest; a linear warm-up, a linear fall.
 
 Muon (Jordan et al. 2024) steps along the nearest orthogonal matrix of the momentum. It learns several times as much
 from a token as AdamW here (NOTES.md). Embeddings, norms, biases and heads take AdamW. The fall to zero makes the last
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from jobs.train.learner import Learner
 from jobs.train.muon import Muon
 
 BETAS = (0.9, 0.98)
@@ -75,11 +74,6 @@ class Optimizer:
         """The inverse of `state_dict`."""
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
-
-
-def learner_optimizer(learner: Learner, learning_rate: float, matrix_learning_rate: float) -> Optimizer:
-    """One rate for all layers."""
-    return Optimizer([share_of(learner.parameters(), learner.trunk.layers)], learning_rate, matrix_learning_rate)
 
 
 def rate_at(step: int, num_steps: int, warmup: float) -> float:

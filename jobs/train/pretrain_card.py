@@ -50,10 +50,11 @@ def _training(job: Job, points: Sequence[Point], num_tokens: int) -> Iterator[st
     yield f"- Vocabulary: {job.architecture.vocab_size:,} tokens."
     yield "- Personal data was masked before any text reached the tokenizer or the trunk."
     yield ""
-    yield "| source | column | times an epoch |"
-    yield "| --- | --- | ---: |"
+    yield "| source | column | rows | times an epoch |"
+    yield "| --- | --- | --- | ---: |"
     for source in settings.data:
-        yield f"| {masked(source.input)} | {source.text} | {source.weight:g} |"
+        rows = f"{source.split.column} {source.split.value}" if source.split else "all"
+        yield f"| {masked(source.input)} | {source.text} | {rows} | {source.weight:g} |"
 
 
 def _hidden(job: Job) -> str:

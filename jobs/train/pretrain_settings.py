@@ -23,12 +23,20 @@ class PretrainError(ValueError):
     """Settings, data or a checkpoint that can't be used; the message names them and what would be right."""
 
 
+class SplitSettings(Settings):
+    """Which rows are read: those whose `column` holds `value`."""
+
+    column: str = Field(default="split", min_length=1)
+    value: str = "train"
+
+
 class SourceSettings(Settings):
     """One source of text."""
 
     input: str = Field(min_length=1, description="a file, folder or glob; local or in a store")
     text: str = Field(default="text", min_length=1, description="column of the text; plain text files have none")
     format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
+    split: SplitSettings | None = Field(default=None, description="None: every row is read")
     weight: float = Field(
         default=1.0, gt=0, description="how often an epoch reads it: 2.0 twice, 0.25 a random quarter"
     )

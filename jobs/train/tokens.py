@@ -110,7 +110,15 @@ def _on_ray(task: TokenTask, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 def _digest(slices: Sequence[Slice], tokenizer: str, words: Words) -> str:
     files = [
-        (one.source, one.column, one.span.file.path, one.span.file.etag, one.span.start, one.span.stop)
+        (
+            one.source,
+            asdict(one.columns) if one.columns else None,
+            one.split,
+            one.span.file.path,
+            one.span.file.etag,
+            one.span.start,
+            one.span.stop,
+        )
         for one in slices
     ]
     return hashlib.sha256(json.dumps([_VERSION, files, tokenizer, words]).encode()).hexdigest()[:12]

@@ -10,8 +10,6 @@ from jobs.evaluate.labels import read_codes, read_masks, read_spans
 from jobs.evaluate.metrics import accuracy, calibration_error, macro_f1, mean_error, micro_f1, one_hot, span_f1
 from jobs.evaluate.rows import EvaluateError
 from jobs.evaluate.settings import LabelSettings
-from jobs.train.measure import calibration_error as trained_calibration_error
-from jobs.train.measure import two_way_accuracy
 from models.heads import HeadSpec
 
 SENTIMENT = HeadSpec(name="sentiment", labels=("negative", "neutral", "positive"))
@@ -90,20 +88,6 @@ def test_neutral_is_left_out_on_both_sides() -> None:
     found = values(SENTIMENT, mixed, answers)
     assert (found["accuracy"], found["two_way_accuracy"]) == (0.5, pytest.approx(2 / 3))
     assert "two_way_accuracy" not in values(SENTIMENT, polar, fitted)
-
-
-def test_as_the_training_job_measures() -> None:
-    """The card's figures and these are the same figures."""
-    rng = np.random.default_rng(3)
-    logits = rng.normal(size=(500, 3)).astype(np.float32)
-    truth = rng.choice([0, 2], 500)
-    powers = np.exp(logits.astype(np.float64))
-    probs = powers / powers.sum(axis=1, keepdims=True)
-    bits = (1 << truth).astype(np.uint8)
-    found = values(SENTIMENT, truth, without_neutral(SENTIMENT, single(probs.tolist())))
-    assert found["accuracy"] == pytest.approx(two_way_accuracy(logits, bits, 0).value)
-    raw = values(SENTIMENT, truth, single(probs.tolist()))
-    assert raw["calibration_error"] == pytest.approx(trained_calibration_error(logits, bits, 1.0), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from cluster.config import SettingsError, load_config, parse_config
 from jobs.finetune import learn as learn_module
 from jobs.finetune import watch
 from jobs.finetune.__main__ import DEFAULTS
-from jobs.finetune.calibrate import suggest_abstention
+from jobs.finetune.calibrate import likeliest_temperature, probabilities, suggest_abstention
 from jobs.finetune.canaries import exposure, plant
 from jobs.finetune.data import Data, label_counts, read_data
 from jobs.finetune.exam import Exam
@@ -506,6 +506,18 @@ def test_few_shot_is_for_one_new_head(tmp_path: Path, parent: Bundle) -> None:
 
 
 # --- calibration and canaries
+
+
+def test_temperature_undoes_a_known_overstatement() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 3))
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    drawn = (probs.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+
+    def loss_at(temperature: float) -> float:
+        return float(-np.log(probabilities(logits * 2.5, temperature)[np.arange(20_000), drawn]).mean())
+
+    assert likeliest_temperature(loss_at) == pytest.approx(2.5, rel=0.05)
 
 
 def test_abstaining_halves_the_errors() -> None:

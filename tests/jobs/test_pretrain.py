@@ -99,6 +99,50 @@ def test_sources_that_cannot_be_read_say_so(tmp_path: Path) -> None:
         plan_slices(settings([{"input": str(tmp_path / "empty.txt")}], tmp_path).data)
 
 
+def write_parts(path: Path, num: int) -> dict[str, Any]:
+    """A source of which every fourth document is of the part dev."""
+    parts = ["dev" if number % 4 == 0 else "train" for number in range(num)]
+    rows = zip(documents(num, 5), parts, strict=True)
+    path.write_text("\n".join(json.dumps({"text": text, "part": part}) for text, part in rows), encoding="utf-8")
+    return {"input": str(path), "split": {"column": "part", "value": "train"}}
+
+
+def test_of_a_split_only_the_rows_of_its_value_are_read(tmp_path: Path) -> None:
+    source = write_parts(tmp_path / "parts.jsonl", 40)
+    (one,) = plan_slices(settings([source], tmp_path).data)
+    assert list(read_documents(one)) == [text for number, text in enumerate(documents(40, 5)) if number % 4]
+    (every,) = plan_slices(settings([{"input": source["input"]}], tmp_path).data)
+    assert list(read_documents(every)) == documents(40, 5)
+
+
+def test_tokens_of_another_split_are_made_anew(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source, store, numbers = write_parts(tmp_path / "parts.jsonl", 40), open_store(str(tmp_path)), []
+    for split in ({"column": "part", "value": "train"}, {"column": "part", "value": "dev"}, None):
+        slices = plan_slices(settings([{**source, "split": split}], tmp_path).data)
+        tokens = TokenStore(make_tokens(store, slices, tokenizer, "chance", on_ray=False))
+        numbers.append(sum(shard.num_documents for shard in tokens.shards))
+    assert numbers == [30, 10, 40]
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"column": "part", "value": "trian"}, "no row of .* has 'trian' in 'part'"),
+        ({"column": "prat"}, "no column 'prat'; did you mean 'part'"),
+    ],
+)
+def test_a_split_that_no_row_is_of_is_refused(tmp_path: Path, split: dict[str, str], message: str) -> None:
+    source = {**write_parts(tmp_path / "parts.jsonl", 8), "split": split}
+    with pytest.raises(ValueError, match=message):
+        plan_slices(settings([source], tmp_path).data)
+
+
+def test_plain_text_has_no_split(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("one\n", encoding="utf-8")
+    with pytest.raises(PretrainError, match="is plain text: it has no column 'split'"):
+        plan_slices(settings([{"input": str(tmp_path / "c.txt"), "split": {}}], tmp_path).data)
+
+
 # --- words
 
 

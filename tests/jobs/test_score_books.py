@@ -228,6 +228,7 @@ def test_a_unit_that_is_not_whole_is_not_written(tmp_path: Path, broken: ScoredU
 
 def test_what_crosses_a_process_can() -> None:
     task = SpanTask(SPAN, span_name(SPAN, BOUNDS), 100, frozenset({1}))
-    recipe = Recipe("tiny@1", Columns("id", "text"), UnitLimits(), SetLayout("/out", "b@1", "f"), "fp32", "cpu", 64, 1)
+    place = SetLayout("/out", "b@1", "f")
+    recipe = Recipe("tiny@1", ("a",), Columns("id", "text"), UnitLimits(), place, "fp32", "cpu", 64, 1)
     for spec in (task, recipe):
         assert pickle.loads(pickle.dumps(spec)) == spec  # noqa: S301 - our own bytes

@@ -45,6 +45,7 @@ def test_no_more_actors_than_cores_allow() -> None:
 def recipe(bundle: Path, out: Path) -> Recipe:
     return Recipe(
         bundle=f"{bundle}@{load_bundle(bundle).digest}",
+        heads=("sentiment",),
         columns=Columns("id", "text", ()),
         limits=UnitLimits(rows=10, text_bytes=1000),
         layout=SetLayout(open_store(str(out)).root, "tiny", "f"),

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cluster.config import SettingsError, parse_config
+from cluster.config import SettingsError, load_config, parse_config
 from jobs.evaluate.labels import OPEN
 from jobs.starter.label import Labeller, Origin
 from jobs.starter.marks import Marker, level
@@ -20,6 +20,7 @@ from jobs.starter.said import Said, agreed
 from jobs.starter.sets import SETS
 from jobs.starter.taxonomy import Taxonomy, read_taxonomy
 from jobs.starter.weak import Tally
+from jobs.train.pretrain_settings import PretrainSettings, SplitSettings
 
 ROOM = Path(__file__).parents[2] / "jobs" / "starter"
 DATA = Path(__file__).parents[3] / "shared" / "data" / "feedback"
@@ -414,6 +415,16 @@ def test_the_shipped_files_fit_together() -> None:
         assert set(group.urgency.split("|")) <= set(urgency.names)
     for one in (topics, intents, urgency):
         assert one.sources.keys() <= SETS.keys()
+
+
+def test_the_trunk_reads_only_what_may_train_and_no_dev_row() -> None:
+    *others, prose = load_config(ROOM / "pretrain.yaml", [], PretrainSettings).data
+    assert prose.input == "../shared/data/text/zh_prose.parquet"  # unlabelled: nothing is measured on it
+    for source in others:
+        folder, _, file = source.input.rpartition("/")
+        assert folder == "out/starter/data"
+        assert SETS[file.removesuffix(".parquet")].may_train
+        assert source.split == SplitSettings(column="split", value="train")
 
 
 @pytest.mark.parametrize(

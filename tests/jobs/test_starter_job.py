@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from cluster.config import load_config, parse_config
+from jobs.distil.settings import DistilSettings
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.settings import EvaluateSettings
 from jobs.finetune.run import finetune
@@ -22,7 +23,6 @@ from jobs.finetune.settings import FinetuneSettings
 from jobs.starter import pack as packing
 from jobs.starter.__main__ import main
 from jobs.starter.sets import SETS
-from models.bundle import load_bundle
 from models.fetch import fetch
 from models.scorer import Scorer
 from tests.tiny import tiny_bundle
@@ -279,9 +279,8 @@ def test_packed_data_comes_back_the_same(
     assert starter("pack", config, "to=more") == 2
 
 
-def test_the_parent_is_read_as_it_is(tmp_path: Path) -> None:
-    """The recipe starts from heads that the shipped trunk has, or names all that is new."""
+def test_each_stage_goes_on_from_the_one_before() -> None:
     recipe = load_config(ROOM / "finetune.yaml", [], FinetuneSettings)
-    known = {head.name for head in load_bundle(ROOT / "models" / "bundles" / recipe.bundle).spec.heads}
-    assert {"sentiment", "stars"} <= known
+    trunk = load_config(ROOM / "distil.yaml", [], DistilSettings)
+    assert recipe.bundle == trunk.output
     assert recipe.embedding == "mean"

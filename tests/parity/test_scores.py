@@ -225,7 +225,8 @@ def score_as_the_job_does(bundle: Bundle, texts: list[str], tmp_path: Path) -> p
     part = Part(0, True, rows, REJECTED_SCHEMA.empty_table(), count)
     unit = tokenise(part, "unit", "file", columns, bundle.tokeniser, with_offsets=True)
     layout = SetLayout(str(tmp_path), str(bundle), "f")
-    recipe = Recipe(str(bundle.folder), columns, UnitLimits(), layout, "fp32", "cpu", token_budget=20, threads=1)
+    heads = tuple(head.name for head in bundle.spec.heads)
+    recipe = Recipe(str(bundle.folder), heads, columns, UnitLimits(), layout, "fp32", "cpu", token_budget=20, threads=1)
     return ScoreUnit(recipe).score(unit).scores
 
 
