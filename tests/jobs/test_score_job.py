@@ -103,6 +103,15 @@ def test_another_option_is_another_set(score: Score, corpus: Path) -> None:
     assert score(corpus)["fingerprint"] != score(corpus, precision="bf16")["fingerprint"]
 
 
+def test_only_the_heads_that_are_asked_for_answer(score: Score, corpus: Path) -> None:
+    every, stars = score(corpus), score(corpus, heads=["stars"])
+    assert every["scores"] != stars["scores"]
+    assert not [name for name in read_scores(stars).column_names if "sentiment" in name or name == "prob_positive"]
+    assert read_scores(stars)["stars"].equals(read_scores(every)["stars"])
+    with pytest.raises(ValueError, match=r"heads \['topics'\] aren't among those of bundle tiny@.*'stars'"):
+        score(corpus, heads=["topics"])
+
+
 def test_a_changed_text_under_an_old_id_is_scored_again(score: Score, corpus: Path, tmp_path: Path) -> None:
     first = score(corpus)
     old = read_scores(first)

@@ -24,8 +24,9 @@ from transformers import (
 
 from models.bundle import TOKENIZER_FILE, WEIGHTS_FILE, BundleError, load_bundle
 from models.fetch import cache_folder, fetch, shipped_names
+from models.heads import HeadSpec
 from models.scorer import Scorer
-from tests.tiny import tiny_bundle
+from tests.tiny import HEADS, tiny_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -254,3 +255,13 @@ def test_a_hub_id_is_found_in_the_local_hub_cache(tiny: Path, tmp_path: Path, mo
     bundle = fetch("org/stars")
     assert (bundle.spec.name, bundle.spec.heads[0].name) == ("stars", "stars")
     shutil.rmtree(repo)
+
+
+def test_embeddings_answer_where_they_are_asked_for_or_alone(tmp_path: Path) -> None:
+    embedding = HeadSpec(name="embedding", kind="embedding", size=32, pooling="mean")
+    bundle = tiny_bundle(tmp_path / "many", heads=(*HEADS, embedding))
+    assert [head.name for head in bundle.read_by(None).spec.heads] == ["sentiment", "stars"]
+    assert [head.name for head in bundle.read_by(["embedding", "stars"]).spec.heads] == ["stars", "embedding"]
+    assert bundle.read_by(None).digest == bundle.digest
+    alone = tiny_bundle(tmp_path / "alone", heads=(embedding,))
+    assert alone.read_by(None).spec.heads == (embedding,)
