@@ -33,6 +33,7 @@ TOPICS = HeadSpec(name="topics", kind="multi", labels=("delivery", "price", "qua
 ASPECT = HeadSpec(name="aspect", kind="token", labels=("O", "B-x", "I-x"))
 VECTOR = HeadSpec(name="vector", kind="embedding", size=32)
 FORMULA = '=HYPERLINK("http://x.test")\n<img src=x onerror="window.owned=1">\u2028 "质量" 😀'
+LEAVES = "dispatchEvent(new Event('beforeunload', {cancelable: true}))"  # without asking
 LONG = "快 " * 10_000 + "end"
 
 
@@ -175,9 +176,9 @@ def test_what_is_put_right_is_trained_on(url: str, served: Bundle, tmp_path: Pat
             [LONG, "stars: 4 · topics: none"],
         ]
         assert await page.run("document.querySelector('#kept h3').innerText") == "tiny 1 · texts: 2"
-        assert not await page.run("dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+        assert not await page.run(LEAVES)
         path = await download(page, tmp_path)
-        assert await page.run("dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+        assert await page.run(LEAVES)
         assert await page.run("Object.keys(localStorage).length + Object.keys(sessionStorage).length") == 0
         assert await page.run("window.owned === undefined && !document.querySelector('img')")
         assert lines_of(path) == [
@@ -240,9 +241,12 @@ def test_corrections_are_changed_taken_back_and_removed(url: str, tmp_path: Path
         await choose(page, "stars", "3")
         await choose(page, "sentiment", "negative")
         assert await listed(page) == [["好", "stars: 3 · sentiment: negative"]]
+        await download(page, tmp_path)
+        assert await page.run(LEAVES)
         await open_by_key(page, "stars")
         await page.run(f"{block('stars')}.querySelector('button[type=button]').click()")
         assert await listed(page) == [["好", "sentiment: negative"]]
+        assert not await page.run(LEAVES)
         assert await note(page, "stars") == ""
         await page.run("document.querySelector('[data-language=zh]').click()")
         assert await note(page, "sentiment") == "更正为：negative"
@@ -251,7 +255,7 @@ def test_corrections_are_changed_taken_back_and_removed(url: str, tmp_path: Path
         assert await page.run("document.getElementById('corrections').hidden")
         assert await page.run("document.activeElement.id") == "text"
         assert await note(page, "sentiment") == ""
-        assert await page.run("dispatchEvent(new Event('beforeunload', {cancelable: true}))")
+        assert await page.run(LEAVES)
 
     visit(url, tmp_path, look)
 

@@ -2,12 +2,12 @@
 
 import { element, marked } from "./dom.js";
 
-/** One block a head that was asked for. `say` gives the page's words. */
-export function scores(heads, row, say) {
+/** One block a head that was asked for. `say` gives the page's words, `beside` what stands next to a head's answer. */
+export function scores(heads, row, say, beside) {
   return heads.filter((head) => head.name in row && head.kind !== "token").map((head) => {
     const bars = probabilities(head).filter(([, column]) => row[column] !== null).map(([label, column]) => bar(label, row[column]));
     const title = element("h3", {}, `${head.name}: `, element("strong", {}, shown(head, row[head.name], say)));
-    return element("div", { class: "head" }, title, ...bars);
+    return element("div", { class: "head" }, title, ...beside(head, row), ...bars);
   });
 }
 
@@ -44,11 +44,15 @@ export function probabilities(head) {
   return names.map((column) => [column.startsWith(own) ? column.slice(own.length) : column.slice("prob_".length), column]);
 }
 
+/** A label, or several of them, as words. */
+export function spelled(answer, say) {
+  return Array.isArray(answer) ? answer.join(", ") || say("noLabel") : answer;
+}
+
 function shown(head, value, say) {
   if (head.kind === "ordinal") return value.toFixed(2);
-  if (head.kind === "multi") return value.join(", ") || say("noLabel");
   if (head.kind === "embedding") return say("vector", { n: value.length });
-  return value;
+  return spelled(value, say);
 }
 
 function bar(label, share) {

@@ -3,20 +3,24 @@
 
 import * as api from "./api.js";
 import * as answer from "./answer.js";
+import { Corrections, canBePutRight } from "./corrections.js";
 import { element } from "./dom.js";
+import { kept } from "./kept.js";
 import { watch } from "./load.js";
 import { markdown } from "./markdown.js";
+import { putRight } from "./putright.js";
 import { curl, python } from "./snippets.js";
 import { phrase, preferred } from "./words.js";
 
 const at = (id) => document.getElementById(id);
-const state = { language: preferred(), models: [], last: null, fault: null };
+const state = { language: preferred(), models: [], last: null, fault: null, corrections: new Map() };
 const say = (name, values) => phrase(state.language, name, values);
 const key = () => at("key").value.trim();
 
 // --- what is asked ---
 
 const chosen = () => state.models[at("model").selectedIndex];
+const nameOf = (model) => `${model.id} ${model.version}`;
 const boxes = () => [...at("heads").querySelectorAll("input")];
 
 function request() {
@@ -44,7 +48,7 @@ async function submit() {
     const asked = question();
     const told = await api.score(request(), key());
     const explained = asked && !told.results[0].error ? await api.explain(asked, key()) : null;
-    state.last = { text, heads: model?.heads ?? [], told, explained };
+    state.last = { text, model: model && nameOf(model), heads: model?.heads ?? [], told, explained };
     showStatus("done");
   } catch (fault) {
     if (!(fault instanceof api.Refused)) throw fault;
@@ -68,6 +72,33 @@ async function loadModels() {
   drawAnswer();
 }
 
+// --- what is put right ---
+
+function beside(head, row) {
+  if (!canBePutRight(head)) return [];
+  const { text, model, heads } = state.last;
+  const own = () => state.corrections.get(model);
+  const keep = (right) => {
+    if (!own()) state.corrections.set(model, new Corrections(heads));
+    own().put(text, head.name, right);
+    drawCorrections("kept");
+  };
+  const takeBack = () => {
+    own().takeBack(text, head.name);
+    drawCorrections("takenBack");
+  };
+  return putRight(head, row, { kept: () => own()?.answer(text, head.name), keep, takeBack }, say);
+}
+
+function removed() {
+  drawAnswer();
+  drawCorrections("takenBack");
+  (at("corrections").hidden ? at("text") : at("corrections-title")).focus();
+}
+
+const refuse = (name) => showStatus("doubled", { n: name });
+const withRows = () => [...state.corrections].filter(([, own]) => own.rows.size);
+
 // --- what is drawn ---
 
 function drawAll() {
@@ -76,12 +107,12 @@ function drawAll() {
   for (const one of document.querySelectorAll("[data-language]")) one.setAttribute("aria-pressed", one.dataset.language === state.language);
   drawModels();
   drawAnswer();
-  showStatus(null);
+  drawCorrections(null);
 }
 
 function drawModels() {
   const before = at("model").selectedIndex;
-  at("model").replaceChildren(...state.models.map((one) => element("option", {}, `${one.id} ${one.version}`)));
+  at("model").replaceChildren(...state.models.map((one) => element("option", {}, nameOf(one))));
   at("model").selectedIndex = Math.min(Math.max(before, 0), state.models.length - 1);
   at("cards").replaceChildren(...state.models.map(card));
   drawHeads();
@@ -123,9 +154,16 @@ function drawAnswer() {
   const result = state.last?.told.results[0];
   const scored = result && !result.error;
   at("facts").textContent = scored ? factsOf(state.last.told, result) : (result?.error.message ?? "");
-  at("scores").replaceChildren(...(scored ? answer.scores(state.last.heads, result.scores, say) : []));
+  at("scores").replaceChildren(...(scored ? answer.scores(state.last.heads, result.scores, say, beside) : []));
   at("spans").replaceChildren(...(scored ? answer.spans(state.last.heads, result, say) : []));
   at("attributions").replaceChildren(...(scored ? answer.attributions(state.last.text, state.last.explained, say) : []));
+}
+
+function drawCorrections(word) {
+  const found = withRows();
+  at("corrections").hidden = !found.length;
+  at("kept").replaceChildren(...found.map(([model, own]) => kept(model, own, { changed: removed, refuse }, say)));
+  showStatus(word);
 }
 
 function factsOf(told, result) {
@@ -153,7 +191,7 @@ function card(model) {
   const about = model.model
     ? element("details", {}, element("summary", {}, say("card")), element("div", { class: "card" }, ...markdown(model.card)))
     : element("p", { class: "hint" }, say("asleep"));
-  return element("article", {}, element("h3", {}, model.model ?? `${model.id} ${model.version}`), element("dl", {}, ...rows), about);
+  return element("article", {}, element("h3", {}, model.model ?? nameOf(model)), element("dl", {}, ...rows), about);
 }
 
 function drawLoad(now) {
@@ -167,8 +205,8 @@ function drawLoad(now) {
   for (const id of ["queue", "speed", "flight", "refused"]) at(id).textContent = values ? values[id] : "–";
 }
 
-function showStatus(word) {
-  at("status").textContent = word ? say(word) : "";
+function showStatus(word, values) {
+  at("status").textContent = word ? say(word, values) : "";
 }
 
 async function copy(id) {
@@ -200,6 +238,9 @@ for (const one of document.querySelectorAll("[data-language]")) {
   });
 }
 for (const one of document.querySelectorAll("[data-copy]")) one.addEventListener("click", () => copy(one.dataset.copy));
+addEventListener("beforeunload", (event) => {
+  if (withRows().some(([, own]) => !own.isSaved)) event.preventDefault();
+});
 
 const look = watch(key, drawLoad);
 drawAll();
