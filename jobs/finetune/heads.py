@@ -43,12 +43,19 @@ def choose_head(name: str, columns: Sequence[Column], settings: HeadSettings, pa
         found = guess(cells, f"head {name}", settings.kind)
         why = found.why if settings.kind == "auto" else "set so"
         return LearntHead(_spec(name, found, settings), settings, why, False, found.separator)
-    if known.kind == "embedding" or settings.kind not in ("auto", known.kind) or settings.labels is not None:
+    if known.kind == "embedding" or settings.kind not in ("auto", known.kind) or _labels_differ(settings, known):
         raise FinetuneError(
             f"head {name} is {known.kind} in {parent}, with labels of its own; name yours otherwise (head=my_{name})"
         )
     is_parted = known.kind == "multi" and any(isinstance(cell, str) and not cell.startswith("[") for cell in cells)
     return LearntHead(known, settings, f"a head of {parent}", True, SEPARATOR if is_parted else None)
+
+
+def _labels_differ(settings: HeadSettings, known: HeadSpec) -> bool:
+    """Whether the settings ask for other labels, or in another order, than a head has."""
+    if settings.labels is None:
+        return False
+    return known.labels != (tag_labels(settings.labels) if known.kind == "token" else tuple(settings.labels))
 
 
 def _meant(cell: Any, label: LabelSettings) -> Any:

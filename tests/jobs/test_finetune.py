@@ -190,6 +190,18 @@ def test_a_head_of_another_kind_than_the_parents(tmp_path: Path, parent: Bundle)
         data_of(tmp_path, reviews(30), parent, head="stars", heads={"stars": {"kind": "single"}})
 
 
+@pytest.mark.parametrize("labels", [["positive", "neutral", "negative"], ["negative", "positive"]])
+def test_other_labels_than_the_parents_are_refused_and_its_own_are_not(
+    tmp_path: Path, parent: Bundle, labels: list[str]
+) -> None:
+    rows = [{"text": f"t{index}", "label": ("negative", "neutral", "positive")[index % 3]} for index in range(30)]
+    own = ["negative", "neutral", "positive"]
+    data = data_of(tmp_path, rows, parent, head="sentiment", heads={"sentiment": {"labels": own}})
+    assert data.heads[0].is_known
+    with pytest.raises(FinetuneError, match="head sentiment is single in tiny@.*, with labels of its own"):
+        data_of(tmp_path, rows, parent, head="sentiment", heads={"sentiment": {"labels": labels}})
+
+
 def test_heads_that_no_set_labels_are_refused(tmp_path: Path, parent: Bundle) -> None:
     with pytest.raises(
         FinetuneError, match=r"heads names \['moood'\], which no set has labels for; there are \['label'\]"
