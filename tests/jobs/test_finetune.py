@@ -198,7 +198,7 @@ def test_other_labels_than_the_parents_are_refused_and_its_own_are_not(
     own = ["negative", "neutral", "positive"]
     data = data_of(tmp_path, rows, parent, head="sentiment", heads={"sentiment": {"labels": own}})
     assert data.heads[0].is_known
-    with pytest.raises(FinetuneError, match="head sentiment is single in tiny@.*, with labels of its own"):
+    with pytest.raises(FinetuneError, match=r"head sentiment is single in tiny@.*, with labels of its own"):
         data_of(tmp_path, rows, parent, head="sentiment", heads={"sentiment": {"labels": labels}})
 
 
