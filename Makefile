@@ -32,11 +32,15 @@ demo: setup
 test: setup encoder clients
 	$(BIN)/python -m pytest
 
-# Importing transformers alone takes five seconds, and a mark is read only after the import: those files go by path.
+# Importing transformers alone takes five seconds, and a mark is read only after the import: those files go by path, and
+# so do those that take seconds in all.
 test-fast: setup
 	$(BIN)/python -m pytest -m 'not ray and not slow and not data' --ignore=tests/parity \
 		$(addprefix --ignore=tests/models/test_,trunk.py bundle.py starter_bundle.py families.py) \
-		$(addprefix --ignore=tests/models/test_convert,.py _bad_input.py _export.py)
+		$(addprefix --ignore=tests/models/test_convert,.py _bad_input.py _export.py) \
+		$(addprefix --ignore=tests/jobs/test_,benchmark.py benchmark_serve.py distil.py finetune.py finetune_adapters.py) \
+		$(addprefix --ignore=tests/jobs/test_,finetune_job.py pretrain.py pretrain_job.py starter_job.py) \
+		$(addprefix --ignore=tests/serving/,v2 test_http.py test_jobs.py test_listener.py test_console.py)
 
 lint: setup
 	$(BIN)/ruff check
