@@ -58,11 +58,12 @@ class Coalescer:
     ----------
     send : makes one call.
     token_budget : of the replica's batches; a shared call holds about as much.
-    num_lanes : batches that all replicas can compute at once. One more call may be under way, to be taken up next.
+    num_lanes : batches that all replicas can compute at once. Two more calls may be under way: one that waits at the
+        replica, to be taken up next, and one that is on its way there or back (NOTES.md).
     """
 
     def __init__(self, send: Send, *, token_budget: int, num_lanes: int) -> None:
-        self._send, self._max_bytes, self._most = send, token_budget * _BYTES_PER_TOKEN, num_lanes + 1
+        self._send, self._max_bytes, self._most = send, token_budget * _BYTES_PER_TOKEN, num_lanes + 2
         self._waiting: deque[_Passenger] = deque()
         self._waiting_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()

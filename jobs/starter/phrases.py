@@ -21,8 +21,9 @@ ATTEMPTS = 4  # expansions tried for each one wanted: short templates have few
 
 
 class PhraseGroup(Settings):
-    """Templates of one meaning."""
+    """Templates of one meaning. `each` overrides the file's."""
 
+    each: int | None = Field(default=None, ge=1)
     lang: str
     sentiment: str
     urgency: str
@@ -54,19 +55,19 @@ def written(
     for group in file.groups:
         for split, templates in (("train", group.train), ("dev", group.dev)):
             for template in templates:
-                for text in _expand(template, file, group.lang, rng):
+                for text in _expand(template, file, group, rng):
                     if text not in seen:
                         seen.add(text)
                         yield _said(text, group, topics, intents), group.lang, split
 
 
-def _expand(template: str, file: PhraseFile, lang: str, rng: random.Random) -> Iterator[str]:
+def _expand(template: str, file: PhraseFile, group: PhraseGroup, rng: random.Random) -> Iterator[str]:
     lists = {"template": (template,)} | {
-        f"slots.{name}": tuple(slot) for name, slot in file.slots.get(lang, {}).items()
+        f"slots.{name}": tuple(slot) for name, slot in file.slots.get(group.lang, {}).items()
     }
-    phrases = Phrases(lang, lists)
-    tried = (phrases.say(rng, "template") for _ in range(file.each * ATTEMPTS))
-    yield from list(dict.fromkeys(tried))[: file.each]
+    phrases, most = Phrases(group.lang, lists), group.each or file.each
+    tried = (phrases.say(rng, "template") for _ in range(most * ATTEMPTS))
+    yield from list(dict.fromkeys(tried))[:most]
 
 
 def _said(text: str, group: PhraseGroup, topics: tuple[str, ...], intents: tuple[str, ...]) -> Said:

@@ -383,11 +383,13 @@ def test_written_texts(tmp_path: Path) -> None:
         "train": ["怎么<do>(？|)"],
         "dev": ["怎么退货？", "能退吗"],
     }
-    file = {"each": 10, "slots": {"zh": {"do": ["退货", "换货"]}}, "groups": [group]}
+    scarce = {**group, "each": 1, "train": ["要<do>"], "dev": []}
+    file = {"each": 10, "slots": {"zh": {"do": ["退货", "换货"]}}, "groups": [group, scarce]}
     path.write_text(yaml.safe_dump(file, allow_unicode=True), encoding="utf-8")
     found = list(written(path, ("price", "returns"), ("question",), seed=0))
     train = {said.text for said, _, split in found if split == "train"}
-    assert train == {"怎么退货", "怎么退货？", "怎么换货", "怎么换货？"}
+    assert train > {"怎么退货", "怎么退货？", "怎么换货", "怎么换货？"}
+    assert len(train) == 5  # of the second group one
     assert [said.text for said, _, split in found if split == "dev"] == ["能退吗"]  # trained-on wordings aren't dev
     said, lang, _ = found[0]
     assert (lang, said.sentiment, said.urgency) == ("zh", "neutral", "low")
@@ -395,13 +397,18 @@ def test_written_texts(tmp_path: Path) -> None:
     assert said.intents == {"question": 1}
 
 
-def test_pairs_of_praise_and_blame() -> None:
-    parts = {"positive": ["味道好。"], "negative": ["太吵", "长" * 121]}
+def test_praise_and_blame_in_one_text() -> None:
+    parts = {"positive": ["味道好。"] * 60, "negative": ["太吵", "长" * 121] * 60}
     rng = random.Random(0)  # noqa: S311 - no secret
-    found = list(joined(parts, "zh", 10, rng))
-    assert len(found) == 1
-    assert "味道好" in found[0].text and "太吵" in found[0].text and "。，" not in found[0].text
-    assert (found[0].sentiment, found[0].stars, found[0].intents) == ("neutral", "2|3|4", {"complaint": 1, "praise": 1})
+    found = list(joined(parts, "zh", 100, rng))
+    assert len(found) == 60
+    for said in found:
+        good, bad = said.text.count("味道好"), said.text.count("太吵")
+        aim = ("neutral", "2|3|4") if good == bad else ("positive", "3|4") if good > bad else ("negative", "2|3")
+        assert (said.sentiment, said.stars) == aim
+        assert good and bad and "长" not in said.text and "。，" not in said.text
+        assert said.intents == {"complaint": 1, "praise": 1}
+    assert {said.sentiment for said in found} == {"positive", "neutral", "negative"}
     assert list(joined({"positive": ["好"]}, "zh", 10, rng)) == []
 
 

@@ -59,6 +59,11 @@ def coalescer(replica: Replica, num_lanes: int = 1) -> Coalescer:
     return Coalescer(replica.score, token_budget=BUDGET, num_lanes=num_lanes)
 
 
+async def fill(coalescer: Coalescer) -> list[asyncio.Task[Any]]:
+    """As many calls as may be under way over one lane: one there, one to be taken up next, one on its way."""
+    return [task for text in "abc" for task in await start(coalescer, asked(text))]
+
+
 def test_a_lone_request_goes_at_once_as_it_is() -> None:
     async def main() -> None:
         replica = Replica()
@@ -87,13 +92,13 @@ def test_while_enough_calls_are_under_way_small_ones_gather() -> None:
     async def main() -> None:
         replica = Replica()
         one = coalescer(replica, num_lanes=1)
-        tasks = []
-        for text in "abcd":
+        tasks = await fill(one)
+        for text in "de":
             tasks += await start(one, asked(text))
-        assert replica.sent == [("a",), ("b",)], "one for the lane, and one to be taken up next"
+        assert replica.sent == [("a",), ("b",), ("c",)]
         replica.gate.set()
-        assert parts(await asyncio.gather(*tasks)) == [((0,), [1])] * 4
-        assert replica.sent[2:] == [("c", "d")]
+        assert parts(await asyncio.gather(*tasks)) == [((0,), [1])] * 5
+        assert replica.sent[3:] == [("d", "e")]
 
     asyncio.run(main())
 
@@ -102,13 +107,12 @@ def test_a_call_is_full_at_the_budget_and_then_nobody_waits() -> None:
     async def main() -> None:
         replica = Replica()
         one = coalescer(replica)
-        for text in ("a", "b"):
-            await start(one, asked(text))
+        await fill(one)
         tasks = await start(one, *(asked("x" * 6) for _ in range(5)))
-        assert replica.sent[2:] == [("x" * 6,) * 4], "24 bytes; the fifth waits"
+        assert replica.sent[3:] == [("x" * 6,) * 4], "24 bytes; the fifth waits"
         replica.gate.set()
         await asyncio.gather(*tasks)
-        assert replica.sent[3:] == [("x" * 6,)]
+        assert replica.sent[4:] == [("x" * 6,)]
 
     asyncio.run(main())
 
@@ -138,12 +142,12 @@ def test_who_leaves_the_queue_is_not_sent() -> None:
     async def main() -> None:
         replica = Replica()
         one = coalescer(replica)
-        first = [*await start(one, asked("a")), *await start(one, asked("b"))]
-        gone, stays = await start(one, asked("c"), asked("d"))
+        first = await fill(one)
+        gone, stays = await start(one, asked("d"), asked("e"))
         gone.cancel()
         replica.gate.set()
         await asyncio.gather(*first, stays)
-        assert replica.sent == [("a",), ("b",), ("d",)]
+        assert replica.sent == [("a",), ("b",), ("c",), ("e",)]
 
     asyncio.run(main())
 
@@ -207,12 +211,11 @@ def test_a_call_has_the_time_of_its_most_patient_passenger() -> None:
     async def main() -> None:
         replica = Replica()
         one = coalescer(replica)
-        for text in "ab":
-            await start(one, asked(text))
-        tasks = await start(one, asked("c", deadline_s=5.0), asked("d", deadline_s=9.0))
+        await fill(one)
+        tasks = await start(one, asked("d", deadline_s=5.0), asked("e", deadline_s=9.0))
         await asyncio.sleep(0.05)
         replica.gate.set()
         await asyncio.gather(*tasks)
-        assert 8.5 < replica.calls[2].deadline_s <= 8.95, "less the time it has waited"
+        assert 8.5 < replica.calls[3].deadline_s <= 8.95, "less the time it has waited"
 
     asyncio.run(main())
