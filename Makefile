@@ -38,8 +38,9 @@ test-fast: setup
 	$(BIN)/python -m pytest -m 'not ray and not slow and not data' --ignore=tests/parity \
 		$(addprefix --ignore=tests/models/test_,trunk.py bundle.py starter_bundle.py families.py) \
 		$(addprefix --ignore=tests/models/test_convert,.py _bad_input.py _export.py) \
-		$(addprefix --ignore=tests/jobs/test_,benchmark.py benchmark_serve.py distil.py finetune.py finetune_adapters.py) \
-		$(addprefix --ignore=tests/jobs/test_,finetune_job.py pretrain.py pretrain_job.py starter_job.py) \
+		$(addprefix --ignore=tests/jobs/test_,benchmark.py benchmark_serve.py distil.py starter_job.py) \
+		$(addprefix --ignore=tests/jobs/test_finetune,.py _adapters.py _job.py _judging.py _training.py) \
+		$(addprefix --ignore=tests/jobs/test_pretrain,.py _data.py _job.py) \
 		$(addprefix --ignore=tests/serving/,v2 test_http.py test_jobs.py test_listener.py test_console.py)
 
 lint: setup

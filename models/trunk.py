@@ -22,6 +22,8 @@ from models.pooling import pool
 class Attention(nn.Module):
     """Self-attention inside each text; query, key and value come out of one matrix product."""
 
+    WINDOW = (-1, -1)  # tokens that each sees before and after itself: all
+
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.num_heads, self.head_dim = arch.num_attention_heads, arch.head_dim
@@ -43,15 +45,22 @@ class Attention(nn.Module):
         """Flash attention over ragged texts: CUDA, bf16."""
         query, key, value = qkv.view(batch.num_tokens, 3, self.num_heads, self.head_dim).unbind(1)
         longest = batch.longest
-        context = varlen.varlen_attn(query, key, value, batch.bounds, batch.bounds, longest, longest)
+        bounds, window = batch.bounds, self.WINDOW
+        context = varlen.varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=window)
         assert isinstance(context, torch.Tensor)
         return context.reshape(batch.num_tokens, -1)
 
     def _attend(self, qkv: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
         shape = (group.num_texts, group.length, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.view(shape).permute(2, 0, 3, 1, 4)  # each (G, H, S, D/H)
-        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
+        context = self._products(query, key, value, group)
         return context.transpose(1, 2).reshape(group.num_texts * group.length, -1)
+
+    def _products(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: AttentionGroup
+    ) -> torch.Tensor:
+        """Each (G, H, S, D/H), the result as well."""
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
 
     def _project(self, context_td: torch.Tensor) -> torch.Tensor:
         return self.output(context_td)  # type: ignore[no-any-return]

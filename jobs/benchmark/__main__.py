@@ -87,12 +87,9 @@ def _show_engine(result: EngineResult) -> None:
 
 
 def _job(options: argparse.Namespace) -> int:
-    precision = options.precision
-    if precision == "auto":
-        precision = choose_precision("auto", on_gpu=False)
     result = run_job(
         JobOptions(
-            precision=choose_precisions([precision])[0],
+            precision=_precision(options),
             threads=options.threads,
             actor_threads=options.actor_threads,
             shape=_shape(options),
@@ -110,13 +107,15 @@ def _job(options: argparse.Namespace) -> int:
     return 0
 
 
+def _precision(options: argparse.Namespace) -> str:
+    name = options.precision
+    return choose_precisions([choose_precision("auto", on_gpu=False) if name == "auto" else name])[0]
+
+
 def _serve(options: argparse.Namespace) -> int:
-    precision = options.precision
-    if precision == "auto":
-        precision = choose_precision("auto", on_gpu=False)
     result = run_serve(
         ServeOptions(
-            precision=choose_precisions([precision])[0],
+            precision=_precision(options),
             parts=choose_parts(options.parts),
             peers=choose_servers(options.peers),
             sizes=choose_sizes(options.sizes),

@@ -143,7 +143,10 @@ def _data(report: Report) -> Iterator[str]:
     counts = Counter(data.parts.tolist())
     yield f"- texts: {counts[TRAIN]:,} trained on, {counts[TUNE]:,} for tuning, {counts[DEV]:,} held out"
     if counts[LEFT_OUT]:
-        yield f"- left out: {counts[LEFT_OUT]:,} that repeat a held-out or a corrected text"
+        beyond = (
+            "" if settings.train_share == 1 else f", or are beyond the share of {settings.train_share:g} to train on"
+        )
+        yield f"- left out: {counts[LEFT_OUT]:,} that repeat a held-out or a corrected text{beyond}"
     if data.rejected:
         yield "- rejected: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(data.rejected.items()))
     yield f"- over the limit, so that their end was cut: {report.learnt.num_truncated:,}"

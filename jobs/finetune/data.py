@@ -24,7 +24,7 @@ from jobs.evaluate.settings import SetSettings
 from jobs.finetune.heads import LearntHead, choose_head
 from jobs.finetune.settings import CORRECTIONS, FinetuneError, FinetuneSettings, HeadSettings
 from jobs.finetune.spans import moved_to_masked
-from jobs.finetune.split import LEFT_OUT, TRAIN, Parts, split_texts
+from jobs.finetune.split import LEFT_OUT, TRAIN, Parts, beyond_share, split_texts
 from jobs.reading.columns import ColumnError
 from models.bundle import Bundle
 from models.masking import mask
@@ -50,6 +50,12 @@ class Labels:
     def take(self, rows: NDArray[np.integer]) -> Labels:
         """Of some of the rows."""
         return Labels(self.known[rows], self.truth[rows], None if self.allowed is None else self.allowed[rows])
+
+    def forget(self, rows: NDArray[np.integer]) -> None:
+        """From now on nobody knows the labels of some of the rows."""
+        self.known[rows] = False
+        if self.allowed is not None:
+            self.allowed[rows] = False
 
     @property
     def teaches(self) -> NDArray[np.bool_]:
@@ -110,6 +116,10 @@ def read_data(settings: FinetuneSettings, parent: Bundle) -> Data:
     heads = _choose_heads(sets, settings, parent)
     texts = [mask(text) for one in sets for text in one.rows.texts]
     labels = {head.spec.name: _labels(head, sets) for head in heads}
+    parts = _parts(sets, texts, settings)
+    contradictory = {name: _contradictory(own, texts, sets) for name, own in labels.items()}
+    if settings.corrections:
+        _make_room(labels, parts, texts, len(sets[-1].rows))
     data = Data(
         names=tuple(one.name for one in sets),
         heads=heads,
@@ -117,9 +127,9 @@ def read_data(settings: FinetuneSettings, parent: Bundle) -> Data:
         texts=texts,
         sets=np.repeat(np.arange(len(sets), dtype=np.int32), [len(one.rows) for one in sets]),
         weights=np.concatenate([_weights(one, settings) for one in sets]),
-        parts=_parts(sets, texts, settings),
+        parts=parts,
         labels=labels,
-        contradictory={name: _contradictory(own, texts, sets) for name, own in labels.items()},
+        contradictory=contradictory,
         rejected=dict(sum((Counter(one.rows.rejected) for one in sets), Counter())),
     )
     _check(data)
@@ -225,18 +235,31 @@ def _weights(one: _ReadSet, settings: FinetuneSettings) -> NDArray[np.float32]:
 
 
 def _parts(sets: Sequence[_ReadSet], texts: Sequence[str], settings: FinetuneSettings) -> Parts:
-    """Corrections are all trained on, and take the place of other rows of the same text, wherever these stand."""
     is_dev = np.concatenate([_is_dev(one) for one in sets])
     has_split = np.repeat([one.settings.split is not None for one in sets], [len(one.rows) for one in sets])
     parts = split_texts(texts, is_dev, has_split, (settings.held_out, settings.tune))
     num_straddling = int((parts == LEFT_OUT).sum())
     if num_straddling:
         log.warning("%d training rows repeat a held-out text and are left out of training", num_straddling)
-    if settings.corrections:
-        corrected = set(texts[-len(sets[-1].rows) :])
-        parts[[text in corrected for text in texts]] = LEFT_OUT
-        parts[-len(sets[-1].rows) :] = TRAIN
+    parts[beyond_share(texts, settings.train_share) & (parts == TRAIN)] = LEFT_OUT
     return parts
+
+
+def _make_room(labels: Mapping[str, Labels], parts: Parts, texts: Sequence[str], num: int) -> None:
+    """Have all corrections, the last `num` rows, trained on, and other rows of their texts not contradict them.
+
+    Such a row keeps its labels for heads that no correction speaks of. It is left out if it has none, or was held out.
+    """
+    first = len(texts) - num
+    corrected = set(texts[first:])
+    same = np.flatnonzero([text in corrected for text in texts[:first]])
+    keeps = np.zeros(len(same), np.bool_)
+    for own in labels.values():
+        said = {text for text, teaches in zip(texts[first:], own.teaches[first:], strict=True) if teaches}
+        own.forget(np.array([row for row in same.tolist() if texts[row] in said], np.int64))
+        keeps |= own.teaches[same]
+    parts[same[~keeps | (parts[same] != TRAIN)]] = LEFT_OUT
+    parts[first:] = TRAIN
 
 
 def _is_dev(one: _ReadSet) -> NDArray[np.bool_]:

@@ -79,6 +79,7 @@ class FinetuneSettings(Settings):
     adapter: AdapterSettings | None = Field(default=None, description="None: all weights are trained and kept")
     held_out: float = Field(default=0.15, gt=0, lt=0.5, description="share of texts for the figures, without a split")
     tune: float = Field(default=0.06, gt=0, lt=0.5, description="share of texts for stopping and calibration")
+    train_share: float = Field(default=1.0, gt=0, le=1, description="of training texts that are used: a learning curve")
     max_length: int | None = Field(default=None, ge=8, description="tokens; None: the parent's")
     canaries: int = Field(default=0, ge=0)
     baseline: bool = True

@@ -39,6 +39,11 @@ def split_texts(
     return parts
 
 
+def beyond_share(texts: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """Mark the texts outside of a share of them all. A larger share holds those of a smaller one."""
+    return np.array([_chance(f"share of training\0{text}") >= share for text in texts])
+
+
 def _chance(text: str) -> float:
     """A number in [0, 1) that is the text's own."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6]) / 2**48

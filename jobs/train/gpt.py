@@ -11,47 +11,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.attention import varlen
 
 from models.architecture import Architecture
 from models.packing import AttentionGroup, PackedBatch
+from models.trunk import Attention
 
-CAUSAL = (-1, 0)  # a window over all that came before
 
-
-class CausalAttention(nn.Module):
+class CausalAttention(Attention):
     """Self-attention of each token to those before it in its text, and to itself."""
 
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = arch.num_attention_heads, arch.head_dim
-        self.qkv = nn.Linear(arch.hidden_size, 3 * arch.hidden_size)
-        self.output = nn.Linear(arch.hidden_size, arch.hidden_size)
+    WINDOW = (-1, 0)
 
-    def forward(self, hidden_td: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """T x D in and out."""
-        qkv = self.qkv(hidden_td)
-        if not batch.groups:
-            context = self._ragged(qkv, batch)
-        else:
-            context = torch.cat([self._grouped(qkv.index_select(0, group.slots), group) for group in batch.groups])
-        projected: torch.Tensor = self.output(context)
-        return projected
-
-    def _ragged(self, qkv: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Flash attention: CUDA, bf16."""
-        query, key, value = qkv.view(batch.num_tokens, 3, self.num_heads, self.head_dim).unbind(1)
-        bounds, longest = batch.bounds, batch.longest
-        context = varlen.varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=CAUSAL)
-        assert isinstance(context, torch.Tensor)
-        return context.reshape(batch.num_tokens, -1)
-
-    def _grouped(self, qkv: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
-        """Texts of near-equal length; padding stands behind a text, where none of its tokens looks."""
-        shape = (group.num_texts, group.length, 3, self.num_heads, self.head_dim)
-        query, key, value = qkv.view(shape).permute(2, 0, 3, 1, 4)  # each (G, H, S, D/H)
-        context = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return context.transpose(1, 2).reshape(group.num_texts * group.length, -1).index_select(0, group.real)
+    def _products(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: AttentionGroup
+    ) -> torch.Tensor:
+        """Padding stands behind a text, where none of its tokens looks, so no mask is needed."""
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 class GptLayer(nn.Module):

@@ -157,7 +157,7 @@ def _resume(path: Path, running: Running) -> tuple[int, bool]:
     """Fill in the checkpoint if there is one; the step to go on with, and whether the watch ended the stage there."""
     if not path.is_file():
         return 0, False
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     running.model.load_state_dict(state["model"])
     running.optimizer.load_state_dict(state["optimizer"])
     running.watch.load_state_dict(state["watch"])

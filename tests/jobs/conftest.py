@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
+import torch
 
 from cluster.config import parse_config
 from jobs.score.run import run
@@ -55,6 +56,15 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(head.pid, signal.SIGKILL)  # a gentle end takes Ray half a minute
         head.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny products are slower over several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, seconds: float = 120) -> None:

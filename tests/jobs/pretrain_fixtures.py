@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
+from tokenizers import Tokenizer
 from torch import distributed
 
 from cluster.config import parse_config
@@ -47,6 +49,11 @@ def write_corpus(folder: Path) -> list[dict[str, Any]]:
         {"input": str(folder / "b.parquet"), "text": "body", "weight": 0.5},
         {"input": str(folder / "c.txt"), "weight": 2.0},
     ]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(documents(200, 1), 150, ("<|endoftext|>",))
 
 
 def learn_tokenizer(folder: Path) -> str:

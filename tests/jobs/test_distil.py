@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,7 @@ DISTIL_YAML = Path(__file__).parents[2] / "jobs" / "distil" / "distil.yaml"
 CPU = torch.device("cpu")
 WORDS = LossSettings(words=1.0, relations=1.0)
 TEXTS = ["nice food", "the staff was slow", "贵", "很好 很好 很好", "ok", "nice staff, slow food"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
