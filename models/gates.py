@@ -2,15 +2,15 @@
 
 `gates.yaml` stands in the bundle's folder, beside what makes scores but not part of the digest: a measurement changes
 no byte of a score. It names the bundle it was measured for, and counts for no other. The rule: at least 99.5 % of
-labels as in fp32, and no metric more than 0.3 points worse. fp32 is the reference; bf16 is allowed until a record says
-that it failed; every other precision only with a record that it passed.
+labels as in fp32, and no metric more than 0.3 points worse, for each head that is to answer. fp32 is the reference;
+bf16 is allowed until a record says that it failed; every other precision only with a record that it passed.
 
 Given up: a record is believed on any machine, though kernels differ between them; it names the one it was made on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Record(BaseModel):
 
     agreement : share of texts with the same label, by head.
     worst_drop_points : of any metric, hundredths; None where no text had a label, and agreement alone decides.
+    drops : the same by head, without heads that no text had a label of; None in records that only know the worst.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +44,7 @@ class Record(BaseModel):
     agreement: dict[str, float] = Field(min_length=1)
     worst_drop_points: float | None
     worst_metric: str | None
+    drops: dict[str, float] | None = None
     num_texts: int = Field(ge=1)
     measured_on: str
     machine: str
@@ -54,6 +56,18 @@ class Record(BaseModel):
         if self.passed != _passes(self.agreement, self.worst_drop_points, self.min_agreement, self.max_drop_points):
             raise ValueError(f"passed is {self.passed}, but the figures beside it say otherwise")
         return self
+
+    def allows(self, heads: Iterable[str]) -> bool:
+        """Whether these heads may answer: all passed, or each of these did."""
+        return self.passed or (bool(own := set(heads)) and own <= set(self.passed_heads))
+
+    @property
+    def passed_heads(self) -> tuple[str, ...]:
+        """Heads that passed by themselves; none if it isn't known."""
+        if self.drops is None:
+            return ()
+        limits = self.min_agreement, self.max_drop_points
+        return tuple(h for h, share in self.agreement.items() if _passes({h: share}, self.drops.get(h), *limits))
 
     @property
     def least_agreement(self) -> float:
@@ -75,6 +89,7 @@ def judge(
     worst_drop: tuple[float, str] | None,
     num_texts: int,
     *,
+    drops: Mapping[str, float] | None = None,
     measured_on: str,
     machine: str,
 ) -> Record:
@@ -85,6 +100,7 @@ def judge(
         agreement=dict(agreement),
         worst_drop_points=points,
         worst_metric=metric,
+        drops=None if drops is None else dict(drops),
         num_texts=num_texts,
         measured_on=measured_on,
         machine=machine,
@@ -148,13 +164,18 @@ class Gate:
         record = self.records.get(precision)
         if precision == REFERENCE or (record is None and precision in ALLOWED_UNMEASURED):
             return
-        if record is None or not record.passed:
+        answering = (head.name for head in self.bundle.spec.heads if head.kind != "embedding")
+        if record is None or not record.allows(answering):
             raise PrecisionRefused(self._refusal(precision, record))
 
     def _refusal(self, precision: str, record: Record | None) -> str:
         command = f"python -m jobs.evaluate jobs/evaluate.yaml bundle={self.bundle.folder} 'precisions=[{precision}]'"
         if record is not None:
-            return f"bundle {self.bundle} failed the gate for {precision}: {record}. Use bf16 or fp32; again: {command}"
+            passed = f"; heads that passed: {', '.join(record.passed_heads)} (heads=[…])" if record.passed_heads else ""
+            return (
+                f"bundle {self.bundle} failed the gate for {precision}: {record}{passed}. "
+                f"Use bf16 or fp32; again: {command}"
+            )
         other = f"; {GATES_FILE} beside it was measured for {self.measured_for}" if self.measured_for else ""
         return (
             f"bundle {self.bundle} hasn't been measured in {precision}{other}. Use bf16 or fp32, or measure: {command}"

@@ -1,4 +1,4 @@
-"""What a person sees after the demo: sentiment by brand, the weeks of the most affected product, and where things are.
+"""What a person sees after the demo: sentiment and topics by brand, weeks of the most affected product, where it is.
 
 Counted from the scores alone. Agreement with the corpus's own truth is shown because the demo has one; a real corpus
 doesn't. The full report is another job.
@@ -7,6 +7,7 @@ doesn't. The full report is another job.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 _BAR = 40
+_NUM_TOPICS = 4
 
 
 def show_overview(out: Path, manifest: dict[str, Any]) -> None:
@@ -26,9 +28,21 @@ def show_overview(out: Path, manifest: dict[str, Any]) -> None:
         some = scores.filter(pc.equal(scores["brand"], brand))
         shares = [_share(some, label) for label in ("negative", "neutral", "positive")]
         print(f"  {brand:<12}{some.num_rows:>7,}   " + " / ".join(f"{share:5.1%}" for share in shares))  # noqa: T201
+    _show_topics(scores)
     _show_weeks(scores, json.loads((out / "facts.json").read_text(encoding="utf-8")))
     _show_agreement(scores, pq.read_table(out / "truth.parquet"))
     print(f"\nplanted facts    {out / 'facts.json'}\ntruth of rows    {out / 'truth.parquet'}")  # noqa: T201
+
+
+def _show_topics(scores: pa.Table) -> None:
+    """What the negative verbatims of each brand are about most; one may be about several things."""
+    print("\nwhat negative verbatims are about")  # noqa: T201
+    negative = scores.filter(pc.equal(scores["sentiment"], "negative"))
+    for brand in sorted(set(scores["brand"].to_pylist())):
+        some = negative.filter(pc.equal(negative["brand"], brand))
+        counts = Counter(pc.list_flatten(some["topics"]).to_pylist()).most_common(_NUM_TOPICS)
+        told = ", ".join(f"{topic} {count / some.num_rows:.0%}" for topic, count in counts)
+        print(f"  {brand:<12}{some.num_rows:>7,}   {told}")  # noqa: T201
 
 
 def _show_weeks(scores: pa.Table, facts: dict[str, Any]) -> None:

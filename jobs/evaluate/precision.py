@@ -48,11 +48,16 @@ class Tally:
         if not self._same:
             raise EvaluateError("the bundle has no head with labels, so a precision can't be held against fp32")
         shares = {head: float(np.concatenate(same).mean()) for head, same in self._same.items()}
-        worst = max(self._drops(), default=None)
-        return judge(shares, worst, self._num_texts, measured_on=measured_on, machine=machine)
+        drops = {head: max(self._drops(head)) for head in dict.fromkeys(head for head, _ in self._pairs)}
+        worst = max(drops.values(), default=None)
+        points = {head: drop for head, (drop, _) in drops.items()}
+        return judge(shares, worst, self._num_texts, drops=points, measured_on=measured_on, machine=machine)
 
-    def _drops(self) -> Iterator[tuple[float, str]]:
+    def _drops(self, wanted: str) -> Iterator[tuple[float, str]]:
+        """Of one head: of each metric over all sets, and on each set."""
         for (head, metric), parts in self._pairs.items():
+            if head != wanted:
+                continue
             yield _points(*map(_joined, zip(*(pair for _, pair in parts), strict=True))), f"{head}.{metric}"
             if len(parts) > 1:
                 yield from ((_points(*pair), f"{name}.{head}.{metric}") for name, pair in parts)

@@ -77,4 +77,5 @@ def _said(text: str, group: PhraseGroup, topics: tuple[str, ...], intents: tuple
         topics={name: int(name in group.topics) for name in topics},
         intents={name: int(name in group.intents) for name in intents},
         urgency=group.urgency,
+        brands=frozenset(),
     )

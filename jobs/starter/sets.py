@@ -18,6 +18,7 @@ from jobs.starter.said import NEGATIVE, NEUTRAL, POSITIVE, Said, Spans, agreed, 
 
 Row = dict[str, Any]
 
+NO_COMPANY: Spans = frozenset()  # dishes and bank cards aren't companies: what keeps `brands` quiet off the news
 _CODES = {"NEG": NEGATIVE, "NEU": NEUTRAL, "POS": POSITIVE}  # one set's parts differ in how they write polarity
 _CODES |= {"Negative": NEGATIVE, "Neutral": NEUTRAL, "Positive": POSITIVE}
 _GOOD = {"admiration", "amusement", "approval", "caring", "excitement", "gratitude", "joy", "love", "optimism"}
@@ -91,7 +92,7 @@ def _dianping(row: Row) -> Iterator[Said]:
     spans = frozenset((start, end, agreed(own) or NEUTRAL) for (start, end), own in polarities.items())
     targets = tuple(row["text"][start:end] for start, end in sorted(polarities))
     overall = agreed(polarity for _, _, polarity in found)
-    yield replace(review(row["text"], overall), targets=targets, aspects=spans)
+    yield replace(review(row["text"], overall), targets=targets, aspects=spans, brands=NO_COMPANY)
 
 
 def _opinions(row: Row) -> Iterator[Said]:
@@ -135,7 +136,8 @@ def _free(spans: Spans, taken: Iterable[tuple[int, int, str]]) -> Spans:
 def _mams(row: Row) -> Iterator[Said]:
     aspects = json.loads(row["aspects"])
     values = tuple(aspect["aspect"] for aspect in aspects)
-    yield replace(review(row["text"], agreed(aspect["polarity"] for aspect in aspects)), values=values)
+    said = review(row["text"], agreed(aspect["polarity"] for aspect in aspects))
+    yield replace(said, values=values, brands=NO_COMPANY)
 
 
 def _headline(row: Row) -> Iterator[Said]:
@@ -165,12 +167,13 @@ def _service_desk(row: Row) -> Iterator[Said]:
     intents = {"praise": 0}
     if _ASKS.search(row["text"].lower()):
         intents |= {"question": 1}
-    yield Said(row["text"], sentiment=NEUTRAL, values=(row["intent"],), intents=intents, is_complaint=False)
+    said = Said(row["text"], sentiment=NEUTRAL, values=(row["intent"],), intents=intents, is_complaint=False)
+    yield replace(said, brands=NO_COMPANY)
 
 
 def _assistant(row: Row) -> Iterator[Said]:
-    """Commands and questions to an assistant."""
-    for said in _service_desk(row):
+    """Commands and questions to an assistant; some name a company that is to be asked."""
+    for said in (replace(said, brands=None) for said in _service_desk(row)):
         is_asked = "question" in said.intents
         if is_asked or row["intent"] in _SMALL_TALK:
             yield replace(said, intents={**said.intents, "complaint": 0})

@@ -31,8 +31,9 @@ def _terms(counts: Mapping[str, Counter[str]], tally: Tally) -> Iterator[str]:
         "- `topics` and `urgency` are weakly labelled by patterns but where a set's own label says it (MAMS, the "
         "intents of Banking77 and CLINC150). `intent` takes praise and complaint from the polarity of reviews, "
         "questions from service desks, the rest from patterns. Where words only hint at a label, it is left open.",
-        "- `emotion` was seen in English only, `brands` in English business headlines only.",
-        "- `phrases` are templates written for this bundle; `mixed` are pairs of opinions of other sets.",
+        "- `emotion` was seen in English only, `brands` in English business headlines only; reviews of restaurants, "
+        "messages to a bank and `phrases` are taken to name no company.",
+        "- `phrases` are templates written for this bundle; `mixed` are opinions of other sets, joined.",
     )
     yield ""
     yield "What patterns alone find, held against sets' own labels (the head is trained on the latter there):"

@@ -211,6 +211,7 @@ def test_precision_that_ruins_one_set_fails() -> None:
     record = tallied({"small": (right(1000, 0), right(1000, 30)), "large": (right(99_000, 0), right(99_000, 0))})
     assert record.least_agreement == 0.9997
     assert record.worst_metric == "small.mood.accuracy"
+    assert record.drops == {"mood": pytest.approx(3.0)}
     assert not record.passed
 
 
@@ -232,6 +233,7 @@ def test_precision_of_unlabelled_texts_is_judged_by_agreement() -> None:
     tally.add_answers(Pass({"mood": answers([0] * 200)}, 1.0), Pass({"mood": answers([0] * 199 + [1])}, 1.0))
     record = tally.record(measured_on="today", machine="here")
     assert (record.passed, record.worst_drop_points, record.agreement) == (True, None, {"mood": 0.995})
+    assert record.drops == {}
 
 
 def test_record_of_a_cached_bundle_goes_to_the_output(

@@ -61,6 +61,7 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
                 **REVIEW["neutral"],
                 targets=("味道", "务"),
                 aspects=frozenset({(0, 2, "positive"), (5, 6, "neutral")}),
+                brands=frozenset(),
             )
         ],
     ),
@@ -96,7 +97,7 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     (
         "mams_acsa",
         words("x", aspects='[{"aspect": "food", "polarity": "positive"}, {"aspect": "price", "polarity": "negative"}]'),
-        [words("x", **REVIEW["neutral"], values=("food", "price"))],
+        [words("x", **REVIEW["neutral"], values=("food", "price"), brands=frozenset())],
     ),
     (
         "news_headline_entities",
@@ -127,6 +128,7 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
                 values=("card_arrival",),
                 intents={"praise": 0, "question": 1},
                 is_complaint=False,
+                brands=frozenset(),
             )
         ],
     ),
@@ -140,6 +142,7 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
                 values=("lost_or_stolen_card",),
                 intents={"praise": 0},
                 is_complaint=False,
+                brands=frozenset(),
             )
         ],
     ),

@@ -81,6 +81,28 @@ def test_failed_record_closes_and_says_the_figures(bundle: Bundle, precision: st
         assert figure in str(refusal.value)
 
 
+def test_heads_that_passed_may_answer_by_themselves(bundle: Bundle) -> None:
+    shares, drops = {"sentiment": 0.999, "stars": 0.98}, {"sentiment": 0.1, "stars": 0.2}
+    worst = (0.2, "mine.stars.accuracy")
+    write(bundle, "int8", judge(shares, worst, 4000, drops=drops, measured_on="2026-11-22", machine="a processor"))
+    require(bundle.read_by(["sentiment"]), "int8")
+    for heads in (["stars"], ["sentiment", "stars"]):
+        with pytest.raises(PrecisionRefused, match=r"heads that passed: sentiment \(heads=\[…\]\)"):
+            require(bundle.read_by(heads), "int8")
+
+
+def test_a_head_that_loses_too_much_may_not(bundle: Bundle) -> None:
+    shares, drops = {"sentiment": 0.999, "stars": 1.0}, {"sentiment": 0.4}
+    made = judge(shares, (0.4, "sentiment.accuracy"), 4000, drops=drops, measured_on="today", machine="here")
+    assert made.passed_heads == ("stars",), "no text had a label of it: agreement decides"
+
+
+def test_a_record_that_only_knows_the_worst_says_nothing_of_heads(bundle: Bundle) -> None:
+    write(bundle, "int8", record(0.98))
+    with pytest.raises(PrecisionRefused):
+        require(bundle.read_by(["sentiment"]), "int8")
+
+
 def test_failed_fp32_record_means_nothing(bundle: Bundle) -> None:
     write(bundle, "fp32", record(0.5))
     require(bundle, "fp32")
