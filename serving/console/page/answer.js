@@ -2,12 +2,14 @@
 
 import { element, marked } from "./dom.js";
 
+const SHOWN = 6; // bars of a head with many labels; the others unfold
+
 /** One block a head that was asked for. `say` gives the page's words, `beside` what stands next to a head's answer. */
 export function scores(heads, row, say, beside) {
   return heads.filter((head) => head.name in row && head.kind !== "token").map((head) => {
-    const bars = probabilities(head).filter(([, column]) => row[column] !== null).map(([label, column]) => bar(label, row[column]));
+    const known = probabilities(head).filter(([, column]) => row[column] !== null).map(([label, column]) => [label, row[column]]);
     const title = element("h3", {}, `${head.name}: `, element("strong", {}, shown(head, row[head.name], say)));
-    return element("div", { class: "head" }, title, ...beside(head, row), ...bars);
+    return element("div", { class: "head" }, title, ...beside(head, row), ...bars(known, say));
   });
 }
 
@@ -55,6 +57,15 @@ function shown(head, value, say) {
   return spelled(value, say);
 }
 
+/** Of many labels the likeliest first, as there is no order that a reader would miss. */
+function bars(known, say) {
+  const drawn = (some) => some.map(([label, share]) => bar(label, share));
+  if (known.length <= SHOWN + 1) return drawn(known);
+  const sorted = known.toSorted((one, other) => other[1] - one[1]);
+  const others = element("details", {}, element("summary", {}, say("otherLabels")), ...drawn(sorted.slice(SHOWN)));
+  return [...drawn(sorted.slice(0, SHOWN)), others];
+}
+
 function bar(label, share) {
   const fill = element("span", { class: "fill" });
   fill.style.setProperty("--share", share.toFixed(4));
@@ -64,7 +75,7 @@ function bar(label, share) {
 
 function aspect(words, span) {
   const note = element("small", {}, ` ${span.label} ${span.prob.toFixed(2)}`);
-  return element("mark", { class: "aspect" }, words, note);
+  return element("mark", { class: "aspect", "data-label": span.label }, words, note);
 }
 
 function table(found, say) {
