@@ -3,8 +3,9 @@
 No timer and no row count: an idle device starts on a single text at once, a busy one finds a full batch waiting. Texts
 of many requests share a batch, and a large request is spread over many. Who goes first follows the order in which
 requests would end if all shared the device evenly (Friedman and Henderson 2003, "Fair sojourn protocol"): a single text
-passes a list of a thousand, equal requests go first come first served, and nobody starves, since every request's turn
-draws nearer with each batch. Independent of Ray; one event loop owns it, and only `score` runs in threads.
+passes a list of a thousand, equal requests go first come first served. Even shares let a large request wait long in a
+full queue, so whoever has waited for half of its time goes first, the longest of them before the others: what was let
+in is answered in time. Independent of Ray; one event loop owns it, and only `score` runs in threads.
 
 A device has as many lanes as it can have batches under way: one a core on a CPU, two on a GPU, where one batch is
 staged while another computes. Given up: filling lanes evenly; the first to be free takes all that fits into its budget.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from models.tokeniser import Tokens
 
 _RATE_MEMORY = 0.9  # of the measured speed, batch by batch
+_PATIENCE = 0.5  # share of its time that a request waits for its turn, before it goes first
 
 
 class QueueFullError(RuntimeError):
@@ -67,6 +70,7 @@ class _Request:
     starts: NDArray[np.int64]  # N + 1: where each text begins in ids, and where the last ends
     done: asyncio.Future[pa.Table]
     since: float
+    deadline_s: float
     next_text: int = 0
     parts: dict[int, pa.Table] = field(default_factory=dict)  # by the first text of each
     num_answered: int = 0
@@ -116,7 +120,8 @@ class Batcher:
         self.token_budget, self.stats = token_budget, BatcherStats()
         self.tokens_per_s, self.queue_tokens = 0.0, 0
         self._score, self._executor, self._most = score, executor, queue_tokens
-        self._heap: list[tuple[float, int, _Request]] = []  # may hold requests that have left
+        self._heap: list[tuple[float, int, _Request]] = []  # this and the next may hold requests that have left
+        self._arrived: deque[_Request] = deque()
         self._waiting: set[_Request] = set()
         self._turn, self._number = 0.0, 0
         self._num_lanes, self._num_running, self._lanes = num_lanes, 0, set[asyncio.Task[None]]()
@@ -129,7 +134,7 @@ class Batcher:
         ------
         QueueFullError, DeadlineError : not scored. Whatever `score` raises for these texts is raised here.
         """
-        request = self._enter(tokens)
+        request = self._enter(tokens, deadline_s)
         try:
             async with asyncio.timeout(deadline_s):
                 table = await request.done
@@ -149,16 +154,18 @@ class Batcher:
         """When the batch that has been under way for longest began, by perf_counter."""
         return min(self._under_way, default=None)
 
-    def _enter(self, tokens: Tokens) -> _Request:
+    def _enter(self, tokens: Tokens, deadline_s: float) -> _Request:
         if self.queue_tokens and self.queue_tokens + tokens.num_tokens > self._most:
             raise QueueFullError(self.retry_after_s)
         starts = np.concatenate([[0], np.cumsum(tokens.lengths, dtype=np.int64)])
-        request = _Request(tokens, starts, asyncio.get_running_loop().create_future(), time.perf_counter())
+        done = asyncio.get_running_loop().create_future()
+        request = _Request(tokens, starts, done, time.perf_counter(), deadline_s)
         self.queue_tokens += tokens.num_tokens
         self.stats.arrived_tokens += tokens.num_tokens
         self._waiting.add(request)
         self._number += 1
         heapq.heappush(self._heap, (self._turn + tokens.num_tokens, self._number, request))
+        self._arrived.append(request)
         if self._num_running < self._num_lanes:
             self._num_running += 1
             lane = asyncio.get_running_loop().create_task(self._run())
@@ -167,7 +174,7 @@ class Batcher:
         return request
 
     def _leave(self, request: _Request) -> None:
-        """Also of requests that were answered; the heap forgets them when their turn comes."""
+        """Also of requests that were answered; heap and arrivals forget them when their turn comes."""
         if request in self._waiting:
             self._waiting.remove(request)
             self.queue_tokens -= request.waiting_tokens
@@ -183,11 +190,7 @@ class Batcher:
         """Fill the budget from those whose turn it is. Stops at the first text that has no room, so none is passed."""
         batch: list[_Slice] = []
         room, num_waiting = self.token_budget, max(1, len(self._waiting))
-        while self._heap:
-            request = self._heap[0][2]
-            if request not in self._waiting:
-                heapq.heappop(self._heap)
-                continue
+        while (request := self._whose_turn()) is not None:
             end = self._fit(request, room, alone=not batch)
             if end == request.next_text and len(request.tokens):
                 break
@@ -195,9 +198,19 @@ class Batcher:
             room -= self._take(request, end)
             if request in self._waiting:
                 break
-            heapq.heappop(self._heap)
         self._turn += (self.token_budget - room) / num_waiting
         return batch
+
+    def _whose_turn(self) -> _Request | None:
+        while self._arrived and self._arrived[0] not in self._waiting:
+            self._arrived.popleft()
+        while self._heap and self._heap[0][2] not in self._waiting:
+            heapq.heappop(self._heap)
+        if not self._heap:
+            return None
+        oldest = self._arrived[0]
+        is_late = time.perf_counter() - oldest.since > _PATIENCE * oldest.deadline_s
+        return oldest if is_late else self._heap[0][2]
 
     def _fit(self, request: _Request, room: int, *, alone: bool) -> int:
         """Position after the last text that fits; the first of a batch always does."""

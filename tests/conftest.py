@@ -1,6 +1,7 @@
 """What several folders of tests need: a real S3 protocol server on loopback."""
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -12,12 +13,28 @@ from cluster import stores
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are many small things: more threads only fight for cores
 
+VERDICT = pytest.StashKey[int]()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever needs the S3 server takes seconds."""
     for item in items:
         if "s3_endpoint" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep the verdict for the end."""
+    session.config.stash[VERDICT] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End at once where Ray was used: after hundreds of its sessions its threads may crash an interpreter that ends."""
+    if "ray" in sys.modules and VERDICT in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[VERDICT])
 
 
 @pytest.fixture(scope="session")

@@ -122,9 +122,14 @@ def test_ragged_attention_gets_each_text_alone(bundle: Bundle, monkeypatch: pyte
     """CUDA's kernel isn't here: a double with its signature shows that the trunk asks for the right thing."""
 
     def varlen_attn(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *bounds_and_longest: torch.Tensor | int
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *bounds_and_longest: torch.Tensor | int,
+        window_size: tuple[int, int],
     ) -> torch.Tensor:
         bounds, key_bounds, longest, key_longest = bounds_and_longest
+        assert window_size == (-1, -1), "every token sees all of its text"
         assert isinstance(bounds, torch.Tensor)
         assert bounds is key_bounds
         assert bounds.dtype == torch.int32

@@ -106,6 +106,21 @@ def test_what_waits_shares_the_next_batch() -> None:
     assert sorted(run(body).batches[1]) == [5, 6, 7, 8]
 
 
+@pytest.mark.parametrize(("deadline_s", "first"), [(30.0, 20), (0.6, 10)])
+def test_who_has_waited_for_half_of_its_time_goes_first(deadline_s: float, first: int) -> None:
+    async def body(batcher: Batcher, scorer: GatedScorer) -> None:
+        held = await hold(batcher, scorer)
+        large = asyncio.create_task(batcher.submit(tokens(90, value=10), deadline_s))
+        await asyncio.sleep(0.35)
+        small = await queued(batcher, tokens(20, value=20))
+        scorer.gate.set()
+        answers = await asyncio.gather(held, large, *small)
+        assert [first_tokens(answer) for answer in answers] == [[-1], [10], [20]]
+        assert batcher.queue_tokens == 0
+
+    assert run(body).values[1][0] == first
+
+
 def test_batches_are_cut_by_tokens_and_a_text_over_the_budget_goes_alone() -> None:
     async def body(batcher: Batcher, scorer: GatedScorer) -> None:
         answered = await batcher.submit(tokens(60, 60, 250, 40, 60, value=1), 10)
