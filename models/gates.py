@@ -30,21 +30,27 @@ class PrecisionRefused(BundleError):  # noqa: N818 - it says what happened to th
     """A precision that a bundle isn't known to be right in; the message says what was measured and how to measure."""
 
 
+class Drop(BaseModel):
+    """How much worse a metric is than in fp32, in hundredths of its span; below zero is better."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    points: float
+    metric: str
+
+
 class Record(BaseModel):
     """What was measured of a bundle in one precision, against fp32 on the same texts.
 
     agreement : share of texts with the same label, by head.
-    worst_drop_points : of any metric, hundredths; None where no text had a label, and agreement alone decides.
-    drops : the same by head, without heads that no text had a label of; None in records that only know the worst.
+    drops : the worst of each head's metrics; a head that no text had a label of has none, and agreement alone decides.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     passed: bool
     agreement: dict[str, float] = Field(min_length=1)
-    worst_drop_points: float | None
-    worst_metric: str | None
-    drops: dict[str, float] | None = None
+    drops: dict[str, Drop]
     num_texts: int = Field(ge=1)
     measured_on: str
     machine: str
@@ -53,54 +59,59 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _verdict_follows(self) -> Record:
-        if self.passed != _passes(self.agreement, self.worst_drop_points, self.min_agreement, self.max_drop_points):
+        if unknown := self.drops.keys() - self.agreement.keys():
+            raise ValueError(f"drops names {sorted(unknown)}, of which there is no agreement")
+        if self.passed != self.allows(self.agreement):
             raise ValueError(f"passed is {self.passed}, but the figures beside it say otherwise")
         return self
 
     def allows(self, heads: Iterable[str]) -> bool:
-        """Whether these heads may answer: all passed, or each of these did."""
-        return self.passed or (bool(own := set(heads)) and own <= set(self.passed_heads))
+        """Whether these heads may answer together: each of them passed. None is never enough."""
+        return bool(own := set(heads)) and own <= set(self.passed_heads)
 
     @property
     def passed_heads(self) -> tuple[str, ...]:
-        """Heads that passed by themselves; none if it isn't known."""
-        if self.drops is None:
-            return ()
+        """Heads that passed, each by its own figures; one that isn't a number passes nothing."""
         limits = self.min_agreement, self.max_drop_points
-        return tuple(h for h, share in self.agreement.items() if _passes({h: share}, self.drops.get(h), *limits))
+        return tuple(head for head, share in self.agreement.items() if _passes(share, self.drops.get(head), *limits))
 
     @property
     def least_agreement(self) -> float:
         """Of the head that agrees least."""
         return min(self.agreement.values())
 
+    @property
+    def worst(self) -> Drop | None:
+        """Of all heads; None where no text had a label."""
+        return max(self.drops.values(), key=lambda drop: drop.points, default=None)
+
     def __str__(self) -> str:
         least = min(self.agreement, key=lambda head: self.agreement[head])
-        drop = "no labels" if self.worst_drop_points is None else f"{self.worst_drop_points:+.2f} points"
+        worst = self.worst
+        drop = "no labels" if worst is None else f"{worst.points:+.2f} points of {worst.metric}"
         return (
             f"{100 * self.least_agreement:.2f} % of labels as in fp32 (head {least}; at least "
-            f"{100 * self.min_agreement:g} %), worst metric drop {drop} (at most {self.max_drop_points:g}), "
+            f"{100 * self.min_agreement:g} %), worst drop {drop} (at most {self.max_drop_points:g}), "
             f"over {self.num_texts:,} texts on {self.measured_on}, {self.machine}"
         )
 
 
+def _passes(
+    share: float, drop: Drop | None, min_agreement: float = MIN_AGREEMENT, max_drop: float = MAX_DROP_POINTS
+) -> bool:
+    """The rule for one head; a figure that isn't a number passes nothing."""
+    return share >= min_agreement and (drop is None or drop.points <= max_drop)
+
+
 def judge(
-    agreement: Mapping[str, float],
-    worst_drop: tuple[float, str] | None,
-    num_texts: int,
-    *,
-    drops: Mapping[str, float] | None = None,
-    measured_on: str,
-    machine: str,
+    agreement: Mapping[str, float], drops: Mapping[str, Drop], num_texts: int, *, measured_on: str, machine: str
 ) -> Record:
-    """The record of a measurement, by the rule; `worst_drop` is points and the metric's name."""
-    points, metric = worst_drop or (None, None)
+    """The record of a measurement, by the rule."""
+    passed = all(_passes(share, drops.get(head)) for head, share in agreement.items())
     return Record(
-        passed=_passes(agreement, points, MIN_AGREEMENT, MAX_DROP_POINTS),
+        passed=passed,
         agreement=dict(agreement),
-        worst_drop_points=points,
-        worst_metric=metric,
-        drops=None if drops is None else dict(drops),
+        drops=dict(drops),
         num_texts=num_texts,
         measured_on=measured_on,
         machine=machine,
@@ -185,9 +196,3 @@ class Gate:
 def require(bundle: Bundle, precision: str) -> None:
     """Raise `PrecisionRefused` unless `bundle` may run in `precision`."""
     Gate.load(bundle).require(precision)
-
-
-def _passes(agreement: Mapping[str, float], drop: float | None, min_agreement: float, max_drop: float) -> bool:
-    """The rule; a figure that isn't a number passes nothing."""
-    enough = all(share >= min_agreement for share in agreement.values())
-    return enough and (drop is None or drop <= max_drop)

@@ -17,7 +17,7 @@ from jobs.evaluate.answers import Pass
 from jobs.evaluate.kinds import agreement
 from jobs.evaluate.metrics import Mask, Metric
 from jobs.evaluate.rows import EvaluateError
-from models.gates import Record, judge
+from models.gates import Drop, Record, judge
 
 _Pair = tuple[Metric, Metric]  # fp32's, the precision's
 
@@ -48,19 +48,20 @@ class Tally:
         if not self._same:
             raise EvaluateError("the bundle has no head with labels, so a precision can't be held against fp32")
         shares = {head: float(np.concatenate(same).mean()) for head, same in self._same.items()}
-        drops = {head: max(self._drops(head)) for head in dict.fromkeys(head for head, _ in self._pairs)}
-        worst = max(drops.values(), default=None)
-        points = {head: drop for head, (drop, _) in drops.items()}
-        return judge(shares, worst, self._num_texts, drops=points, measured_on=measured_on, machine=machine)
+        drops: dict[str, Drop] = {}
+        for head, drop in self._drops():
+            if head not in drops or not drop.points <= drops[head].points:  # a figure that is no number stays
+                drops[head] = drop
+        return judge(shares, drops, self._num_texts, measured_on=measured_on, machine=machine)
 
-    def _drops(self, wanted: str) -> Iterator[tuple[float, str]]:
-        """Of one head: of each metric over all sets, and on each set."""
+    def _drops(self) -> Iterator[tuple[str, Drop]]:
+        """By head: of each metric over all sets, and on each set."""
         for (head, metric), parts in self._pairs.items():
-            if head != wanted:
-                continue
-            yield _points(*map(_joined, zip(*(pair for _, pair in parts), strict=True))), f"{head}.{metric}"
+            both = map(_joined, zip(*(pair for _, pair in parts), strict=True))
+            yield head, Drop(points=_points(*both), metric=f"{head}.{metric}")
             if len(parts) > 1:
-                yield from ((_points(*pair), f"{name}.{head}.{metric}") for name, pair in parts)
+                for name, pair in parts:
+                    yield head, Drop(points=_points(*pair), metric=f"{name}.{head}.{metric}")
 
 
 def _joined(metrics: Sequence[Metric]) -> Metric:

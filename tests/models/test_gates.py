@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from models.bundle import Bundle, BundleError, load_bundle
-from models.gates import GATES_FILE, Gate, PrecisionRefused, Record, judge, require
+from models.gates import GATES_FILE, Drop, Gate, PrecisionRefused, Record, judge, require
 from tests.tiny import tiny_bundle
 
 
@@ -23,7 +23,8 @@ def bundle(made: Bundle) -> Bundle:
 
 def record(agreement: float = 0.999, drop: tuple[float, str] | None = (0.1, "stars.accuracy")) -> Record:
     shares = {"sentiment": 1.0, "stars": agreement}
-    return judge(shares, drop, 4000, measured_on="2026-11-22", machine="a processor")
+    drops = {} if drop is None else {"stars": Drop(points=drop[0], metric=drop[1])}
+    return judge(shares, drops, 4000, measured_on="2026-11-22", machine="a processor")
 
 
 def write(bundle: Bundle, precision: str, what: Record) -> None:
@@ -82,25 +83,15 @@ def test_failed_record_closes_and_says_the_figures(bundle: Bundle, precision: st
 
 
 def test_heads_that_passed_may_answer_by_themselves(bundle: Bundle) -> None:
-    shares, drops = {"sentiment": 0.999, "stars": 0.98}, {"sentiment": 0.1, "stars": 0.2}
-    worst = (0.2, "mine.stars.accuracy")
-    write(bundle, "int8", judge(shares, worst, 4000, drops=drops, measured_on="2026-11-22", machine="a processor"))
+    write(bundle, "int8", record(0.98))
     require(bundle.read_by(["sentiment"]), "int8")
     for heads in (["stars"], ["sentiment", "stars"]):
         with pytest.raises(PrecisionRefused, match=r"heads that passed: sentiment \(heads=\[…\]\)"):
             require(bundle.read_by(heads), "int8")
 
 
-def test_a_head_that_loses_too_much_may_not(bundle: Bundle) -> None:
-    shares, drops = {"sentiment": 0.999, "stars": 1.0}, {"sentiment": 0.4}
-    made = judge(shares, (0.4, "sentiment.accuracy"), 4000, drops=drops, measured_on="today", machine="here")
-    assert made.passed_heads == ("stars",), "no text had a label of it: agreement decides"
-
-
-def test_a_record_that_only_knows_the_worst_says_nothing_of_heads(bundle: Bundle) -> None:
-    write(bundle, "int8", record(0.98))
-    with pytest.raises(PrecisionRefused):
-        require(bundle.read_by(["sentiment"]), "int8")
+def test_no_head_at_all_is_not_allowed() -> None:
+    assert not record().allows([])
 
 
 def test_failed_fp32_record_means_nothing(bundle: Bundle) -> None:
@@ -143,7 +134,11 @@ def test_bf16_stays_allowed_beside_a_failure_of_another_bundle(bundle: Bundle) -
         lambda content: {"bundle": content["bundle"], "precisions": {"int8": {"passed": True}}},
         lambda content: {
             **content,
-            "precisions": {"int8": {**content["precisions"]["int8"], "agreement": {"sentiment": 0.5}}},
+            "precisions": {"int8": {**content["precisions"]["int8"], "agreement": {"sentiment": 0.5, "stars": 1.0}}},
+        },
+        lambda content: {
+            **content,
+            "precisions": {"int8": {**content["precisions"]["int8"], "agreement": {"sentiment": 1.0}}},
         },
     ],
 )

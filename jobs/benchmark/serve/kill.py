@@ -35,15 +35,13 @@ _APP = "verbatim"
 _TITLE = f"ray::ServeReplica:{_APP}:{NAME}:"
 _GCS = re.compile(r"--gcs-address=(\S+)")
 _AT = 0.4  # of the measurement's time
-_CHANGE_S, _AFTER_S = 300.0, 3.0
+_STARTS_IN_S, _CHANGE_S, _AFTER_S = 60.0, 300.0, 3.0
 
 
 def kill_one(bench: Bench, server: Server) -> None:
     """Kill one of the replicas in the middle of a closed loop."""
+    victims = all_replicas(server)
     size, began = bench.options.sizes[0], time.monotonic()
-    victims = replicas(server)
-    if len(victims) != REPLICAS:
-        raise KillError(f"{len(victims)} replicas run, expected {REPLICAS}: {server.last_words()}")
     killed_at: list[float] = []
 
     def kill() -> bool:
@@ -127,9 +125,14 @@ def other_precision(options: ServeOptions) -> str:
     return options.precision if options.precision in ALLOWED_UNMEASURED else REFERENCE
 
 
-def replicas(server: Server) -> list[Process]:
-    """The processes that hold the bundle."""
-    return [process for process in server.processes() if process.title.startswith(_TITLE)]
+def all_replicas(server: Server, patience_s: float = _STARTS_IN_S) -> list[Process]:
+    """The processes that hold the bundle, the oldest first; the service answers as soon as the first of them does."""
+    deadline = time.monotonic() + patience_s
+    while len(found := [process for process in server.processes() if process.title.startswith(_TITLE)]) != REPLICAS:
+        if time.monotonic() > deadline:
+            raise KillError(f"{len(found)} replicas run, expected {REPLICAS}: {server.last_words()}")
+        time.sleep(0.2)
+    return sorted(found, key=lambda process: process.pid)
 
 
 def ray_address(server: Server) -> str:
