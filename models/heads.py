@@ -148,7 +148,8 @@ class HeadSpec(BaseModel):
 
     def _answer(self, probs_bc: NDArray[np.float32]) -> pa.Array:
         if self.kind == "ordinal":
-            return pa.array(probs_bc @ self.grades(), pa.float32())
+            # No matrix product: of few columns OpenBLAS reads beyond them, and a NaN there raises numpy's warning.
+            return pa.array((probs_bc * self.grades()).sum(axis=1), pa.float32())
         return pa.array(self.labels).take(pa.array(probs_bc.argmax(axis=1)))
 
     def _chosen(self, probs_bc: NDArray[np.float32]) -> pa.ListArray:
