@@ -83,11 +83,12 @@ class Layer(nn.Module):
         """T x D in and out."""
         if self.norm_first:
             hidden_td = hidden_td + self.dropout(self.attention(self.attention_norm(hidden_td), batch))
-            return hidden_td + self._feed_forward(self.feed_forward_norm(hidden_td))
+            return hidden_td + self.feed_forward(self.feed_forward_norm(hidden_td))
         hidden_td = self.attention_norm(hidden_td + self.dropout(self.attention(hidden_td, batch)))
-        return self.feed_forward_norm(hidden_td + self._feed_forward(hidden_td))  # type: ignore[no-any-return]
+        return self.feed_forward_norm(hidden_td + self.feed_forward(hidden_td))  # type: ignore[no-any-return]
 
-    def _feed_forward(self, hidden_td: torch.Tensor) -> torch.Tensor:
+    def feed_forward(self, hidden_td: torch.Tensor) -> torch.Tensor:
+        """T x D in and out, dropout included; what the layer adds to its input."""
         return self.dropout(self.down(functional.gelu(self.up(hidden_td))))  # type: ignore[no-any-return]
 
 

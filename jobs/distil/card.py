@@ -5,7 +5,7 @@ Written from the run itself. It holds counts and names of files, never a text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,16 +20,23 @@ UNCREDITED = "its licence wasn't told"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A teacher and how much it was asked about; `num_tokens` are the student's."""
+
+    teacher: Bundle
+    num_texts: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
 class Report:
-    """All that the card says; `num_tokens` are the student's."""
+    """All that the card says."""
 
     settings: DistilSettings
-    teacher: Bundle
     origin: Origin
     heads: tuple[HeadSpec, ...]
     learnt: Learnt
-    num_texts: int
-    num_tokens: int
+    asked: Mapping[str, Asked]
 
 
 def write_card(report: Report) -> str:
@@ -40,19 +47,27 @@ def write_card(report: Report) -> str:
 
 def _what(report: Report) -> Iterator[str]:
     settings, arch = report.settings, report.origin.arch
-    parent = report.origin.parent
     yield f"# {settings.name or settings.output.rstrip('/').rpartition('/')[2]}"
     yield ""
+    teachers = (f"`{report.asked[n].teacher}` ({one.credit or UNCREDITED})" for n, one in settings.lessons.items())
     yield (
         f"A {arch.family} of {arch.num_hidden_layers} layers x {arch.hidden_size}, distilled on "
-        f"{datetime.now(UTC):%Y-%m-%d} from the teacher `{report.teacher}` ({settings.credit or UNCREDITED})."
+        f"{datetime.now(UTC):%Y-%m-%d} from {' and '.join(teachers)}."
     )
     yield ""
-    yield f"It goes on from `{parent}`; its card and terms hold too." if parent else "Its weights began at random."
+    yield _beginning(report.origin)
     yield ""
     for head in report.heads:
         labels = f": {', '.join(head.labels)}" if head.labels else f", {head.size} numbers"
         yield f"- `{head.name}` ({head.kind}){labels}"
+
+
+def _beginning(origin: Origin) -> str:
+    if origin.parent:
+        return f"It goes on from `{origin.parent}`; its card and terms hold too."
+    if origin.like:
+        return f"It began as `{origin.like}` made over into a Megatron-BERT: whose terms hold too."
+    return "Its weights began at random."
 
 
 def _nearness(report: Report) -> Iterator[str]:
@@ -61,20 +76,25 @@ def _nearness(report: Report) -> Iterator[str]:
     yield ""
     yield f"On {learnt.num_held_out:,} texts that it didn't learn from; 0 would be the teacher."
     yield ""
-    yield "| loss | weight | before | after |"
-    yield "| --- | ---: | ---: | ---: |"
-    for name, after in learnt.after.items():
-        weight = getattr(report.settings.losses, name)
-        yield f"| {name} | {weight:g} | {learnt.before[name]:.4f} | {after:.4f} |"
+    yield "| lesson | loss | weight | before | after |"
+    yield "| --- | --- | ---: | ---: | ---: |"
+    for lesson, losses in learnt.after.items():
+        for name, after in losses.items():
+            weight = getattr(report.settings.lessons[lesson].losses, name)
+            yield f"| {lesson} | {name} | {weight:g} | {learnt.before[lesson][name]:.4f} | {after:.4f} |"
 
 
 def _training(report: Report) -> Iterator[str]:
     settings, learnt, schedule = report.settings, report.learnt, report.settings.schedule
     yield "## Training"
     yield ""
-    for name, one in settings.sets.items():
-        yield f"- {name}: `{masked(one.input).rpartition('/')[2]}`"
-    yield f"- {report.num_texts:,} different texts of {report.num_tokens:,} tokens, personal data masked"
+    for lesson, one in settings.lessons.items():
+        files = ", ".join(f"{name} (`{masked(part.input).rpartition('/')[2]}`)" for name, part in one.sets.items())
+        asked = report.asked[lesson]
+        yield (
+            f"- {lesson}: {asked.num_texts:,} different texts of {asked.num_tokens:,} tokens, personal data masked, "
+            f"of {files}"
+        )
     yield (
         f"- {schedule.epochs} epochs, {learnt.num_steps:,} steps, loss {learnt.first_loss:.4f} at first, "
         f"{learnt.last_loss:.4f} at last; Muon at {schedule.matrix_learning_rate} and AdamW at "
@@ -86,5 +106,5 @@ def _limits(report: Report) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield f"- Texts over {report.origin.max_length} tokens are judged by their beginning."
-    yield "- It knows its teacher's languages, as far as the texts above held them."
-    yield "- The teacher's limits and terms hold."
+    yield "- It knows its teachers' languages, as far as the texts above held them."
+    yield "- The teachers' limits and terms hold."

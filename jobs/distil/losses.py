@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from jobs.distil.settings import LossSettings
-from jobs.distil.student import States, Student
+from jobs.distil.student import Maps, States
 from jobs.distil.teacher import Lesson
 from jobs.distil.words import Words, common
 from models.heads import HeadSpec
@@ -58,7 +58,7 @@ class Asked:
 
 
 def losses_of(
-    student: Student, states: States, asked: Asked, wanted: LossSettings, temperature: float
+    maps: Maps, states: States, asked: Asked, wanted: LossSettings, temperature: float
 ) -> dict[str, torch.Tensor]:
     """Each loss of a weight over 0, unweighted; `states` are the student's, of the texts asked about in their order."""
     lesson, rows, words, device = asked.lesson, asked.rows, asked.words, states.pooled.device
@@ -69,19 +69,17 @@ def losses_of(
 
     found: dict[str, torch.Tensor] = {}
     if wanted.embedding:
-        found["embedding"] = cosine_loss(student.embedding_map(states.pooled), theirs(lesson.embedding, rows))
+        found["embedding"] = cosine_loss(maps.embedding(states.pooled), theirs(lesson.embedding, rows))
     if wanted.similarity:
         found["similarity"] = similarity_loss(states.pooled, theirs(lesson.embedding, rows))
     if wanted.logits:
-        found["logits"] = logits_loss(
-            student.specs, student.logits(states.pooled), theirs(lesson.logits, rows), temperature
-        )
+        found["logits"] = logits_loss(maps.specs, maps.logits(states.pooled), theirs(lesson.logits, rows), temperature)
     if words is None or not len((met := meet(lesson, rows, words)).ours):  # texts of a step may share no word
         return found
     ours = torch.from_numpy(met.ours).to(device)
     if wanted.words:
         own_wd = words.mean(states.hidden)[ours]
-        found["words"] = cosine_loss(student.word_map(own_wd), theirs(lesson.words, met.theirs))
+        found["words"] = cosine_loss(maps.words(own_wd), theirs(lesson.words, met.theirs))
     if wanted.relations:
         own_wd = words.mean(states.qkv)[ours]
         found["relations"] = relation_loss(own_wd, theirs(lesson.relations, met.theirs), met.texts)

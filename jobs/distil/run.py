@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from jobs.distil.card import Report, write_card
+from jobs.distil.card import Asked, Report, write_card
 from jobs.distil.learn import Material, learn
-from jobs.distil.settings import DistilError, DistilSettings
+from jobs.distil.settings import MAIN, DistilError, DistilSettings, LossSettings
 from jobs.distil.student import Origin, Student, build_student, find_origin
 from jobs.distil.teacher import Lesson, Teacher, ask, read_lesson
 from jobs.distil.texts import read_texts
@@ -46,27 +46,34 @@ def distil(settings: DistilSettings) -> Bundle:
         raise DistilError(f"output {output} is there already: choose another folder")
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, on_gpu=device.type == "cuda")
-    bundle, origin, texts = fetch(settings.teacher), find_origin(settings.student), read_texts(settings)
-    teacher = Teacher(bundle, settings.losses, precision, device)
+    bundles = {name: fetch(one.teacher) for name, one in settings.lessons.items()}
+    origin = find_origin(settings.student, bundles[MAIN])
+    texts = {name: read_texts(one, settings.seed) for name, one in settings.lessons.items()}
     works = output.parent / f"{output.name}.work"
-    lesson = _lesson(teacher, texts, works, settings, precision)
+    teachers, materials = {}, {}
+    for name, one in settings.lessons.items():
+        teacher = Teacher(bundles[name], one.losses, precision, device)
+        lesson = _lesson(teacher, texts[name], works, one.losses, precision)
+        tokens = origin.tokeniser.encode(texts[name], with_offsets=one.losses.need_words)
+        teachers[name], materials[name] = (lesson.size, teacher.heads), Material(tokens, lesson)
     torch.manual_seed(settings.seed)
-    student = build_student(origin, teacher.heads, lesson.size, settings.schedule.dropout).to(device)
-    work = works / _digest(settings.model_dump_json(exclude=ELSEWHERE), bundle.digest, origin.digest, *texts)
+    student = build_student(origin, teachers, settings.schedule.dropout, texts[MAIN]).to(device)
+    named = [part for name, bundle in bundles.items() for part in (name, bundle.digest, *texts[name])]
+    work = works / _digest(settings.model_dump_json(exclude=ELSEWHERE), origin.digest, *named)
     work.mkdir(exist_ok=True)
-    tokens = origin.tokeniser.encode(texts, with_offsets=settings.losses.need_words)
-    learnt = learn(student, Material(tokens, lesson), settings, precision, work)
-    report = Report(settings, bundle, origin, student.bundle_heads, learnt, len(texts), tokens.num_tokens)
+    learnt = learn(student, materials, settings, precision, work)
+    asked = {
+        name: Asked(bundles[name], len(texts[name]), material.tokens.num_tokens) for name, material in materials.items()
+    }
+    report = Report(settings, origin, student.bundle_heads, learnt, asked)
     _save(student, origin, report, work / "bundle").folder.rename(output)
     shutil.rmtree(works)
     log.info("bundle stands in %s", output)
     return load_bundle(output)
 
 
-def _lesson(
-    teacher: Teacher, texts: Sequence[str], works: Path, settings: DistilSettings, precision: Precision
-) -> Lesson:
-    asked = {name for name, weight in settings.losses if weight and name not in ("embedding", "similarity")}
+def _lesson(teacher: Teacher, texts: Sequence[str], works: Path, losses: LossSettings, precision: Precision) -> Lesson:
+    asked = {name for name, weight in losses if weight and name not in ("embedding", "similarity")}
     folder = works / f"teacher-{_digest(teacher.bundle.digest, precision, *sorted(asked), *texts)}"
     ask(teacher, texts, folder)
     return read_lesson(folder, len(texts))

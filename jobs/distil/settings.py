@@ -1,7 +1,7 @@
 """Settings of a distillation: what stands in its YAML. `jobs/distil/distil.yaml` shows them all.
 
 The least is a teacher, a student, texts and `output`. Sets are told in the words of `jobs.evaluate`; of a set with a
-`split` only the rows of that value are read.
+`split` only the rows of that value are read. Further teachers, each with texts of its own, stand under `also`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ class ShapeSettings(Settings):
 
 
 class StudentSettings(Settings):
-    """Who learns: a bundle that goes on from its weights, or a new trunk with the tokeniser of some bundle."""
+    """Who learns: a bundle that goes on from its weights, a new trunk, or the teacher made into a Megatron-BERT."""
 
     bundle: str | None = Field(default=None, min_length=1)
     shape: ShapeSettings | None = None
+    like_teacher: bool = Field(default=False, description="its shape and weights, norms moved before the blocks")
     tokeniser: str | None = Field(default=None, min_length=1, description="a bundle, the teacher's too, or a file")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> StudentSettings:
-        if (self.bundle is None) == (self.shape is None):
-            raise ValueError("give either bundle (to go on from) or shape (a new trunk)")
-        if (self.shape is None) != (self.tokeniser is None):
-            raise ValueError("a shape needs a tokeniser, and a bundle has its own")
+    def _one_of_three(self) -> StudentSettings:
+        if (self.bundle is not None) + (self.shape is not None) + self.like_teacher != 1:
+            raise ValueError("give one of bundle (to go on from), shape (a new trunk) and like_teacher: true")
+        if self.bundle is not None and self.tokeniser is not None:
+            raise ValueError("a bundle has its own tokeniser: leave tokeniser out")
+        if self.shape is not None and self.tokeniser is None:
+            raise ValueError("a shape needs a tokeniser")
         return self
 
 
@@ -78,19 +81,35 @@ class ScheduleSettings(Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class DistilSettings(Settings):
-    """Everything that `python -m jobs.distil` can be told. Teacher, student, sets and output have no default."""
+class LessonSettings(Settings):
+    """A teacher and the texts that it is asked about."""
 
     teacher: str = Field(min_length=1, description="a bundle or a Hugging Face folder")
     credit: str | None = Field(default=None, min_length=1, description="its name and licence, for the card")
-    student: StudentSettings
     sets: dict[str, SetSettings] = Field(min_length=1)
+    max_texts: int | None = Field(default=None, ge=1, description="of all its sets, drawn by the seed")
+    losses: LossSettings = LossSettings()
+    temperature: float = Field(default=2.0, gt=0, description="softens both sides' answers (logits)")
+
+    @field_validator("sets")
+    @classmethod
+    def _no_labels_are_read(cls, sets: dict[str, SetSettings]) -> dict[str, SetSettings]:
+        if labelled := [name for name, one in sets.items() if one.labels]:
+            raise ValueError(f"labels aren't read here, the teacher gives them: leave them out of {labelled}")
+        return sets
+
+
+MAIN = "main"
+
+
+class DistilSettings(LessonSettings):
+    """Everything that `python -m jobs.distil` can be told. Teacher, student, sets and output have no default."""
+
+    also: dict[str, LessonSettings] = Field(default={}, description="further teachers, learnt from in the same steps")
+    student: StudentSettings
     output: str = Field(min_length=1, description="folder of the new bundle")
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="None: the folder's")
     languages: list[str] | None = Field(default=None, min_length=1, description="None: the student bundle's, else und")
-    max_texts: int | None = Field(default=None, ge=1, description="of all sets, drawn by the seed")
-    losses: LossSettings = LossSettings()
-    temperature: float = Field(default=2.0, gt=0, description="softens both sides' answers (logits)")
     schedule: ScheduleSettings = ScheduleSettings()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Device = "auto"
@@ -99,9 +118,14 @@ class DistilSettings(Settings):
     log_every_s: float = Field(default=30.0, gt=0)
     checkpoint_every_s: float = Field(default=60.0, gt=0)
 
-    @field_validator("sets")
+    @field_validator("also")
     @classmethod
-    def _no_labels_are_read(cls, sets: dict[str, SetSettings]) -> dict[str, SetSettings]:
-        if labelled := [name for name, one in sets.items() if one.labels]:
-            raise ValueError(f"labels aren't read here, the teacher gives them: leave them out of {labelled}")
-        return sets
+    def _main_is_taken(cls, also: dict[str, LessonSettings]) -> dict[str, LessonSettings]:
+        if MAIN in also:
+            raise ValueError(f"{MAIN!r} is what the first teacher's lesson is called: choose another name")
+        return also
+
+    @property
+    def lessons(self) -> dict[str, LessonSettings]:
+        """All teachers', the first one's under `main`."""
+        return {MAIN: self, **self.also}

@@ -1,13 +1,13 @@
-"""The student: a packed trunk with the heads it is to have, and the linear maps into the teacher's spaces.
+"""The student: a packed trunk with the heads it is to have, and for each teacher linear maps into that one's spaces.
 
-Maps are thrown away in the bundle: its embedding is the trunk's own mean, of which the teacher's vector is a linear
+Maps are thrown away in the bundle: its embedding is the trunk's own mean, of which a teacher's vector is a linear
 image. Given up: a decoder for masked words; a trunk that should know more text is pretrained first (`jobs.train`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from jobs.distil.likeness import made_over, prenorm_shape
 from jobs.distil.settings import DistilError, StudentSettings
 from jobs.train.first_weights import initialise
 from models.architecture import Architecture
@@ -31,16 +32,17 @@ EMBEDDING = "embedding"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a student begins: shape, the tokeniser's file and limit, and the bundle whose weights it goes on from."""
+    """Where a student begins: shape, the tokeniser's file and limit, whose weights it goes on from or makes over."""
 
     arch: Architecture
     tokenizer: Path
     max_length: int
-    parent: Bundle | None
+    parent: Bundle | None = None
+    like: Bundle | None = None
 
     @property
     def digest(self) -> str:
-        """Names what the student begins with, but for the shape."""
+        """Names what the student begins with, but for the shape and the teacher."""
         return self.parent.digest if self.parent else hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
 
     @property
@@ -49,28 +51,33 @@ class Origin:
         return Tokeniser(self.tokenizer, self.max_length)
 
 
-def find_origin(settings: StudentSettings) -> Origin:
-    """Look up what the settings name.
+def find_origin(settings: StudentSettings, teacher: Bundle) -> Origin:
+    """Look up what the settings name; `teacher` is the first one.
 
     Raises
     ------
-    ValueError : no such bundle or tokeniser, or a bundle without a packed trunk.
+    ValueError : no such bundle or tokeniser, a bundle without a packed trunk, a teacher that can't be made over.
     """
     if settings.bundle is not None:
         parent = fetch(settings.bundle)
         arch = parent.spec.architecture
         if not isinstance(arch, Architecture):
             raise DistilError(f"student {parent} is of the family {arch.model_type}: it has no packed trunk to train")
-        return Origin(arch, parent.folder / TOKENIZER_FILE, parent.spec.max_length, parent)
-    assert settings.shape is not None
-    assert settings.tokeniser is not None
-    path = Path(settings.tokeniser)
-    tokenizer = path if path.is_file() else fetch(settings.tokeniser).folder / TOKENIZER_FILE
-    shape = settings.shape.model_dump(exclude={"max_length"})
+        return Origin(arch, parent.folder / TOKENIZER_FILE, parent.spec.max_length, parent=parent)
+    tokenizer = _tokenizer(settings.tokeniser, teacher)
     vocab_size = Tokenizer.from_file(str(tokenizer)).get_vocab_size()
-    max_length = settings.shape.max_length
+    if settings.shape is None:
+        arch = prenorm_shape(teacher, vocab_size)
+        return Origin(arch, tokenizer, arch.max_length, like=teacher)
+    shape, max_length = settings.shape.model_dump(exclude={"max_length"}), settings.shape.max_length
     arch = Architecture(vocab_size=vocab_size, max_position_embeddings=max_length, **shape)
-    return Origin(arch, tokenizer, max_length, None)
+    return Origin(arch, tokenizer, max_length)
+
+
+def _tokenizer(name: str | None, teacher: Bundle) -> Path:
+    if name is not None and Path(name).is_file():
+        return Path(name)
+    return (teacher if name is None else fetch(name)).folder / TOKENIZER_FILE
 
 
 @dataclass(frozen=True)
@@ -82,17 +89,28 @@ class States:
     qkv: torch.Tensor
 
 
-class Student(nn.Module):
-    """Trunk, heads and maps. `teacher_size` is the teacher's D."""
+class Maps(nn.Module):
+    """From the student's D to a teacher's E, and that teacher's heads; equal sizes begin with the identity."""
 
-    def __init__(self, trunk: Trunk, heads: Sequence[HeadSpec], teacher_size: int) -> None:
+    def __init__(self, size: int, teacher_size: int, heads: Sequence[HeadSpec]) -> None:
         super().__init__()
-        size = trunk.arch.hidden_size
-        self.trunk = trunk
         self.specs = tuple(head.model_copy(update={"pooling": "mean"}) for head in heads)
-        self.embedding_map = nn.Linear(size, teacher_size, bias=False)
-        self.word_map = nn.Linear(size, teacher_size, bias=False)
+        self.embedding = nn.Linear(size, teacher_size, bias=False)
+        self.words = nn.Linear(size, teacher_size, bias=False)
         self.heads = nn.ModuleDict({spec.name: nn.Linear(size, len(spec.labels)) for spec in self.specs})
+
+    def logits(self, pooled_bd: torch.Tensor) -> torch.Tensor:
+        """All heads' outputs side by side, in fp32."""
+        return torch.cat([self.heads[spec.name](pooled_bd) for spec in self.specs], dim=1)
+
+
+class Student(nn.Module):
+    """Trunk, and maps and heads by lesson."""
+
+    def __init__(self, trunk: Trunk, lessons: Mapping[str, Maps]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.lessons = nn.ModuleDict(lessons)
         self._qkv: torch.Tensor | None = None
         trunk.layers[-1].get_submodule("attention.qkv").register_forward_hook(self._keep)
 
@@ -107,27 +125,53 @@ class Student(nn.Module):
         states, self._qkv = States(hidden_td, self.trunk.pool(hidden_td, batch, "mean"), self._qkv), None
         return states
 
-    def logits(self, pooled_bd: torch.Tensor) -> torch.Tensor:
-        """All heads' outputs side by side, in fp32."""
-        return torch.cat([self.heads[spec.name](pooled_bd) for spec in self.specs], dim=1)
+    def maps(self, lesson: str) -> Maps:
+        """Those of one teacher."""
+        maps = self.lessons[lesson]
+        assert isinstance(maps, Maps)
+        return maps
 
     @property
     def bundle_heads(self) -> tuple[HeadSpec, ...]:
         """What the bundle is to hold."""
+        specs = (spec for name in self.lessons for spec in self.maps(name).specs)
         size = self.trunk.arch.hidden_size
-        return (*self.specs, HeadSpec(name=EMBEDDING, kind="embedding", size=size, pooling="mean", normalise=True))
+        return (*specs, HeadSpec(name=EMBEDDING, kind="embedding", size=size, pooling="mean", normalise=True))
 
     def bundle_tensors(self) -> dict[str, torch.Tensor]:
         """Under a bundle's names, in half precision."""
-        tensors = to_transformers(self.trunk) | {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
+        tensors = to_transformers(self.trunk)
+        for name in self.lessons:
+            tensors |= {f"heads.{key}": tensor for key, tensor in self.maps(name).heads.state_dict().items()}
         return {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
 
 
-def build_student(origin: Origin, heads: Sequence[HeadSpec], teacher_size: int, dropout: float) -> Student:
-    """With the parent's weights, or with new ones."""
+def build_student(
+    origin: Origin, teachers: Mapping[str, tuple[int, Sequence[HeadSpec]]], dropout: float, texts: Sequence[str]
+) -> Student:
+    """With the parent's weights, the first teacher's made over (fitted on `texts`), or with new ones.
+
+    Parameters
+    ----------
+    teachers : by lesson, the size of the teacher's vectors and the heads whose answers are learnt.
+
+    Raises
+    ------
+    DistilError : two teachers have a head of the same name.
+    """
+    names = [head.name for _, heads in teachers.values() for head in heads]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DistilError(f"losses.logits: several teachers have the heads {twice}; ask one of them")
     trunk = Trunk(origin.arch, dropout, has_pooler=False)
-    student = Student(trunk, heads, teacher_size)
+    size = origin.arch.hidden_size
+    student = Student(trunk, {name: Maps(size, wide, heads) for name, (wide, heads) in teachers.items()})
     initialise(student, origin.arch.num_hidden_layers)
+    for name in teachers:
+        for linear in (student.maps(name).embedding, student.maps(name).words):
+            if linear.in_features == linear.out_features:
+                nn.init.eye_(linear.weight)
     if origin.parent is not None:
         trunk.load_state_dict(load_trunk(origin.arch, origin.parent.tensors(), has_pooler=False).state_dict())
+    if origin.like is not None:
+        trunk.load_state_dict(made_over(origin.like, origin.arch, origin.tokenizer, texts))
     return student

@@ -9,7 +9,7 @@ import logging
 
 import numpy as np
 
-from jobs.distil.settings import DistilError, DistilSettings
+from jobs.distil.settings import DistilError, LessonSettings
 from jobs.evaluate.rows import Rows, read_rows
 from jobs.evaluate.settings import SetSettings
 from models.masking import mask
@@ -17,8 +17,8 @@ from models.masking import mask
 log = logging.getLogger("verbatim.distil")
 
 
-def read_texts(settings: DistilSettings) -> list[str]:
-    """All sets' texts in order, without repeats.
+def read_texts(settings: LessonSettings, seed: int) -> list[str]:
+    """All texts of a lesson's sets in order, without repeats.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def read_texts(settings: DistilSettings) -> list[str]:
     if not texts:
         raise DistilError(f"no text in {', '.join(parts)}")
     if settings.max_texts is not None and len(texts) > settings.max_texts:
-        chosen = np.random.default_rng(settings.seed).permutation(len(texts))[: settings.max_texts]
+        chosen = np.random.default_rng(seed).permutation(len(texts))[: settings.max_texts]
         texts = [texts[place] for place in sorted(chosen)]
     log.info("%d different texts of %s", len(texts), ", ".join(parts))
     return texts

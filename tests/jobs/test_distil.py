@@ -18,7 +18,7 @@ from jobs.distil import teacher as teacher_module
 from jobs.distil.__main__ import main
 from jobs.distil.losses import Asked, cosine_loss, logits_loss, losses_of, meet, relation_loss, similarity_loss
 from jobs.distil.run import distil
-from jobs.distil.settings import DistilError, DistilSettings, LossSettings
+from jobs.distil.settings import MAIN, DistilError, DistilSettings, LossSettings
 from jobs.distil.student import EMBEDDING, Student, build_student, find_origin
 from jobs.distil.teacher import Lesson, Teacher, ask, read_lesson
 from jobs.distil.words import common, words_of
@@ -221,10 +221,8 @@ def test_a_teacher_without_answers(tmp_path: Path) -> None:
 
 
 def student_like(wise: Bundle, tmp_path: Path) -> Student:
-    student = build_student(find_origin(settings_of(tmp_path, wise).student), (), 32, 0.0).eval()
-    for linear in (student.embedding_map, student.word_map):
-        linear.weight.data = torch.eye(32)
-    return student
+    origin = find_origin(settings_of(tmp_path, wise).student, wise)
+    return build_student(origin, {MAIN: (32, ())}, 0.0, TEXTS).eval()
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(wise: Bundle, tmp_path: Path) -> None:
@@ -236,7 +234,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(wise: Bundle, tmp_pa
     tokens = mean.tokeniser.encode([TEXTS[row] for row in rows], with_offsets=True)
     with torch.inference_mode():
         states = student(pack(tokens.ids, tokens.lengths))
-        found = losses_of(student, states, Asked(lesson, rows, words_of(tokens)), wanted, 1.0)
+        found = losses_of(student.maps(MAIN), states, Asked(lesson, rows, words_of(tokens)), wanted, 1.0)
     assert {name: round(float(loss), 3) for name, loss in found.items()} == dict.fromkeys(
         ("embedding", "similarity", "words", "relations"), 0.0
     )
@@ -257,8 +255,11 @@ def test_words_meet_the_right_row_of_the_lesson(wise: Bundle, tmp_path: Path, wo
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"student": {}}, "give either bundle"),
+        ({"student": {}}, "give one of bundle"),
         ({"student": {"shape": NEW}}, "a shape needs a tokeniser"),
+        ({"student": {"bundle": "starter", "like_teacher": True}}, "give one of bundle"),
+        ({"student": {"bundle": "starter", "tokeniser": "x"}}, "leave tokeniser out"),
+        ({"also": {"main": {"teacher": "x", "sets": {"a": {"input": "a.csv"}}}}}, "'main' is what the first teacher"),
         ({"losses": {"words": 0.0}}, "at least one loss must have a weight over 0"),
         ({"sets": {"a": {"input": "a.csv", "labels": {"x": "y"}}}}, r"leave them out of \['a'\]"),
         ({"tempreature": 1.0}, "did you mean temperature"),
@@ -288,17 +289,15 @@ def test_a_new_trunk_with_another_tokeniser_comes_near(tmp_path: Path, wise: Bun
     )
     bundle = distil(settings)
     card = (bundle.folder / CARD_FILE).read_text(encoding="utf-8")
-    assert f"from the teacher `{wise}` (Wise, MIT)" in card
+    assert f"from `{wise}` (Wise, MIT)" in card
     assert "Its weights began at random" in card
     assert not any(text in card for text in ("nice", "slow"))
     assert not (tmp_path / "out.work").exists()
     assert [head.name for head in bundle.spec.heads] == ["sentiment", "stars", "topics", EMBEDDING]
     assert bundle.spec.heads[0].temperature == HEADS[0].temperature
-    rows = [
-        line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith(("| emb", "| words", "| log"))
-    ]
-    before, after = (np.array([row[column] for row in rows], float) for column in (2, 3))
-    assert [row[0] for row in rows] == ["embedding", "logits", "words"]
+    rows = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| main")]
+    before, after = (np.array([row[column] for row in rows], float) for column in (3, 4))
+    assert [row[1] for row in rows] == ["embedding", "logits", "words"]
     assert (after < before / 2).all(), card
     with pytest.raises(DistilError, match="out is there already"):
         distil(settings)
