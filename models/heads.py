@@ -4,7 +4,8 @@ A head's kind says what it reads and how its outputs become columns:
 `single`     one label of several (softmax): the column `<head>` holds the likeliest label;
 `ordinal`    grades that stand for numbers (softmax): the column `<head>` holds the expected value;
 `multi`      labels that don't exclude each other (sigmoids): `<head>` lists those of a probability over `threshold`;
-`token`      a BIO tag for each token: `<head>` lists the spans they make, in characters of the clean text;
+`token`      an IOB tag for each token: `<head>` lists the spans they make, in characters of the clean text; `scheme`
+             says whether the tags are held to IOB2 (`models.tags`);
 `embedding`  no labels: `<head>` holds the text's vector of `size` numbers, of length 1 if `normalise`.
 The first three add `prob_<label>` (sentiment) or `prob_<head>_<label>` (every other head), which are calibrated by one
 temperature (Guo et al. 2017, section 4.2) and, but for `multi`, sum to 1. `pooling` says which vector of a text they
@@ -30,7 +31,7 @@ from pydantic import (
 )
 
 from models.architecture import Pooling
-from models.tags import SPANS, find_spans, tag_names
+from models.tags import SPANS, Scheme, find_spans, tag_names
 from models.tokeniser import Tokens
 
 SENTIMENT = "sentiment"
@@ -41,7 +42,7 @@ _FIELDS: dict[Kind, set[str]] = {
     "single": {"labels", "temperature", "pooling"},
     "ordinal": {"labels", "temperature", "pooling"},
     "multi": {"labels", "temperature", "pooling", "threshold"},
-    "token": {"labels", "temperature"},
+    "token": {"labels", "temperature", "scheme"},
     "embedding": {"pooling", "size", "normalise"},
 }
 _MIN_LABELS: dict[Kind, int] = {"single": 2, "ordinal": 2, "multi": 1, "token": 2, "embedding": 0}
@@ -60,6 +61,7 @@ class HeadSpec(BaseModel):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     size: int = Field(default=0, ge=0)  # of an embedding
     normalise: bool = False
+    scheme: Scheme | None = None
 
     @field_validator("labels")
     @classmethod
@@ -80,6 +82,10 @@ class HeadSpec(BaseModel):
             self.grades()
         if self.kind == "token" and not tag_names(self.labels):
             raise ValueError(f"head {self.name}: labels must hold a tag such as B-x, got {list(self.labels)}")
+        if self.scheme and (lacking := {f"B-{name}" for name in tag_names(self.labels)} - set(self.labels)):
+            raise ValueError(
+                f"head {self.name}: in {self.scheme} every span begins with a B-, but {lacking} is missing"
+            )
         if self.kind == "embedding" and not self.size:
             raise ValueError(f"head {self.name}: size must be the number of the vector's components, got {self.size}")
         return self
@@ -136,7 +142,7 @@ class HeadSpec(BaseModel):
             return [_vectors(outputs, self.normalise)]
         logits = outputs / np.float32(self.temperature)
         if self.kind == "token":
-            return [find_spans(self.labels, _softmax(logits), tokens)]
+            return [find_spans(self.labels, _softmax(logits), tokens, self.scheme)]
         if self.kind == "multi":
             probs_bc = _sigmoid(logits)
             return [self._chosen(probs_bc), *(pa.array(column) for column in probs_bc.T)]

@@ -66,5 +66,5 @@ def _meant(cell: Any, label: LabelSettings) -> Any:
 def _spec(name: str, found: Guess, settings: HeadSettings) -> HeadSpec:
     labels = tuple(settings.labels) if settings.labels else found.labels
     if found.kind == "token":
-        return HeadSpec(name=name, kind="token", labels=tag_labels(labels))
+        return HeadSpec(name=name, kind="token", labels=tag_labels(labels), scheme="IOB2")
     return HeadSpec(name=name, kind=found.kind, labels=labels, pooling=settings.pooling)

@@ -256,7 +256,7 @@ def test_tags_are_read_back_as_the_same_spans(parent: Bundle) -> None:
     tags = token_tags(spans, labels, tokens)
     assert (tags == IGNORED).sum() == 2 * len(texts)
     probs = np.eye(len(labels), dtype=np.float32)[np.maximum(tags, 0)]
-    found = find_spans(labels, probs, tokens).to_pylist()
+    found = find_spans(labels, probs, tokens, "IOB2").to_pylist()
     assert [frozenset((s["start"], s["end"], s["label"]) for s in own) for own in found] == spans
 
 

@@ -1,5 +1,6 @@
 """Heads: what their outputs become, on outputs made by hand; and spans of text from tags."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_an_embedding_is_a_vector_of_fixed_size() -> None:
         HeadSpec(name="stars", kind="ordinal", labels=("1", "2")),
         HeadSpec(name="emotions", kind="multi", labels=("joy",)),
         HeadSpec(name="spans", kind="token", labels=TAGS),
+        HeadSpec(name="spans", kind="token", labels=("O", "B-x", "I-x"), scheme="IOB2"),
         HeadSpec(name="embedding", kind="embedding", size=3),
     ],
     ids=lambda head: head.kind,
@@ -91,6 +93,8 @@ def test_no_text_gives_empty_columns_and_a_spec_goes_round(head: HeadSpec) -> No
         ({"kind": "single", "labels": ("a", "b"), "threshold": 0.4}, "x is single: it has no threshold"),
         ({"kind": "token", "labels": TAGS, "pooling": "mean"}, "x is token: it has no pooling"),
         ({"kind": "token", "labels": ("O", "O")}, "labels must differ"),
+        ({"kind": "token", "labels": ("O", "I-a"), "scheme": "IOB2"}, "{'B-a'} is missing"),
+        ({"labels": ("a", "b"), "scheme": "IOB2"}, "x is single: it has no scheme"),
         ({"kind": "embedding", "size": 8, "labels": ("a",)}, "x is embedding: it has no labels"),
         ({"kind": "embedding"}, "size must be the number of the vector's components, got 0"),
         ({"kind": "ordinal", "labels": ("good", "bad")}, "labels must be numbers"),
@@ -110,7 +114,7 @@ def spans(tags: list[str], offsets: list[tuple[int, int]], lengths: list[int], l
     rest = 0.4 / (len(labels) - 1)
     probs = np.full((len(tags), len(labels)), rest, np.float32)
     probs[np.arange(len(tags)), [labels.index(tag) for tag in tags]] = 0.6
-    found = find_spans(labels, probs, tokens(lengths, offsets)).to_pylist()
+    found = find_spans(labels, probs, tokens(lengths, offsets), None).to_pylist()
     assert all(span["prob"] == pytest.approx(0.6) for text in found for span in text)
     return [[(span["start"], span["end"], span["label"]) for span in text] for text in found]
 
@@ -167,6 +171,38 @@ def test_a_spans_probability_is_the_mean_of_its_words() -> None:
     assert got == [[{"start": 0, "end": 9, "label": "x", "prob": pytest.approx((0.8 + 0.5) / 2)}]], (
         "the first piece speaks for its word"
     )
+
+
+def held_to_iob2(probs_tc: np.ndarray, labels: tuple[str, ...], lengths: list[int]) -> list:
+    places = [(n, n + 1) for length in lengths for n in range(length)]
+    found = find_spans(labels, probs_tc.astype(np.float32), tokens(lengths, places), "IOB2").to_pylist()
+    return [[(span["start"], span["end"], span["label"], span["prob"]) for span in text] for text in found]
+
+
+def test_a_span_of_undecided_polarity_is_one_span() -> None:
+    labels = ("O", "B-bad", "I-bad", "B-good", "I-good")
+    probs = np.array([[0.4, 0.35, 0, 0.25, 0], [0.3, 0, 0.3, 0, 0.4], [0.2, 0, 0.3, 0, 0.5], [0.9, 0, 0.1, 0, 0]])
+    assert held_to_iob2(probs, labels, [4]) == [[(0, 3, "good", pytest.approx((0.25 + 0.4 + 0.5) / 3))]]
+
+
+@given(st.lists(st.integers(1, 6), max_size=4), st.integers(0, 10_000))
+def test_iob2_takes_the_likeliest_sequence_of_all(lengths: list[int], seed: int) -> None:
+    labels = ("O", "B-x", "I-x")
+    probs = np.random.default_rng(seed).dirichlet([0.4] * 3, sum(lengths)).reshape(-1, 3)
+    expected, at = [], 0
+    for length in lengths:
+        own = probs[at : at + length].astype(np.float32)
+        ways = [
+            way
+            for way in itertools.product(range(3), repeat=length)
+            if way[0] != 2 and not any(pair == (0, 2) for pair in itertools.pairwise(way))
+        ]
+        best = max(ways, key=lambda way: sum(np.log(np.maximum(own[n, tag], 1e-30)) for n, tag in enumerate(way)))
+        opens = [n for n, tag in enumerate(best) if tag == 1]
+        ends = [next((n for n in range(begin + 1, length) if best[n] != 2), length) for begin in opens]
+        expected.append(list(zip(opens, ends, strict=True)))
+        at += length
+    assert [[span[:2] for span in text] for text in held_to_iob2(probs, labels, lengths)] == expected
 
 
 @given(st.lists(st.lists(st.sampled_from(TAGS), max_size=8), max_size=6))
