@@ -66,7 +66,8 @@ def _beginning(origin: Origin) -> str:
     if origin.parent:
         return f"It goes on from `{origin.parent}`; its card and terms hold too."
     if origin.like:
-        return f"It began as `{origin.like}` made over into a Megatron-BERT: whose terms hold too."
+        words = f", with the vocabulary of `{origin.vocabulary}` and its embeddings" if origin.vocabulary else ""
+        return f"It began as `{origin.like}` made over into a Megatron-BERT{words}: these terms hold too."
     return "Its weights began at random."
 
 

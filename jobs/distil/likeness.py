@@ -1,7 +1,7 @@
 """A student that begins as its teacher made over: a BERT as a Megatron-BERT, with another vocabulary if it has one.
 
-Texts give what the norms are fitted on; if the student's tokeniser stands in a bundle's folder, that bundle's own
-embeddings help with tokens that the teacher can't spell.
+Texts give what the norms are fitted on; if the student's tokeniser is another bundle's, that bundle's own embeddings
+help with tokens that the teacher can't spell.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.distil.settings import DistilError
 from jobs.distil.vocabulary import move_vocabulary
 from jobs.train.corpus import take_tokens
 from models.architecture import Architecture
-from models.bundle import SPEC_FILE, TOKENIZER_FILE, Bundle, load_bundle
+from models.bundle import TOKENIZER_FILE, Bundle
 from models.packing import PackedBatch, pack
 from models.weights import load_trunk
 
@@ -42,8 +42,10 @@ def prenorm_shape(teacher: Bundle, vocab_size: int) -> Architecture:
     return arch.model_copy(update={**changes, "max_position_embeddings": teacher.spec.max_length})
 
 
-def made_over(teacher: Bundle, arch: Architecture, tokenizer: Path, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Tensors of a trunk of `prenorm_shape`."""
+def made_over(
+    teacher: Bundle, arch: Architecture, tokenizer: Path, vocabulary: Bundle | None, texts: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Tensors of a trunk of `prenorm_shape`; `vocabulary` is the bundle that the tokeniser is of, if it is one's."""
     assert isinstance(teacher.spec.architecture, Architecture)
     post = load_trunk(teacher.spec.architecture, teacher.tensors(), has_pooler=False).float().eval()
     tensors = to_prenorm(post, _batch(teacher, texts)).state_dict()
@@ -51,7 +53,7 @@ def made_over(teacher: Bundle, arch: Architecture, tokenizer: Path, texts: Seque
     tensors[name] = tensors[name][: arch.max_position_embeddings]
     old, new = (Tokenizer.from_file(str(path)) for path in (teacher.folder / TOKENIZER_FILE, tokenizer))
     name = "word_embeddings.weight"
-    tensors[name] = move_vocabulary(tensors[name], old, new, _own_embeddings(tokenizer), torch.Generator())
+    tensors[name] = move_vocabulary(tensors[name], old, new, _embeddings(vocabulary), torch.Generator())
     return tensors
 
 
@@ -62,12 +64,8 @@ def _batch(teacher: Bundle, texts: Sequence[str]) -> PackedBatch:
     return pack(tokens.ids, tokens.lengths)
 
 
-def _own_embeddings(tokenizer: Path) -> torch.Tensor | None:
-    """Of the bundle in whose folder a tokeniser stands."""
-    if not (tokenizer.parent / SPEC_FILE).is_file():
-        return None
-    bundle = load_bundle(tokenizer.parent)
-    arch = bundle.spec.architecture
-    if not isinstance(arch, Architecture):
+def _embeddings(bundle: Bundle | None) -> torch.Tensor | None:
+    """Of a bundle's words, if it has a packed trunk."""
+    if bundle is None or not isinstance(arch := bundle.spec.architecture, Architecture):
         return None
     return load_trunk(arch, bundle.tensors(), has_pooler=False).word_embeddings.weight.detach().float()

@@ -32,18 +32,24 @@ EMBEDDING = "embedding"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a student begins: shape, the tokeniser's file and limit, whose weights it goes on from or makes over."""
+    """Where a student begins: its shape, the tokeniser's file and limit, and whose weights it has.
+
+    parent : the bundle that it goes on from. like : the teacher that is made over. vocabulary : the bundle whose
+    tokeniser it has, and whose embeddings stand in for words that the teacher can't spell.
+    """
 
     arch: Architecture
     tokenizer: Path
     max_length: int
     parent: Bundle | None = None
     like: Bundle | None = None
+    vocabulary: Bundle | None = None
 
     @property
     def digest(self) -> str:
         """Names what the student begins with, but for the shape and the teacher."""
-        return self.parent.digest if self.parent else hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
+        bundle = self.parent or self.vocabulary
+        return bundle.digest if bundle else hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
 
     @property
     def tokeniser(self) -> Tokeniser:
@@ -64,20 +70,16 @@ def find_origin(settings: StudentSettings, teacher: Bundle) -> Origin:
         if not isinstance(arch, Architecture):
             raise DistilError(f"student {parent} is of the family {arch.model_type}: it has no packed trunk to train")
         return Origin(arch, parent.folder / TOKENIZER_FILE, parent.spec.max_length, parent=parent)
-    tokenizer = _tokenizer(settings.tokeniser, teacher)
+    name = settings.tokeniser
+    vocabulary = None if name is None or Path(name).is_file() else fetch(name)
+    tokenizer = Path(name) if name and vocabulary is None else (vocabulary or teacher).folder / TOKENIZER_FILE
     vocab_size = Tokenizer.from_file(str(tokenizer)).get_vocab_size()
     if settings.shape is None:
         arch = prenorm_shape(teacher, vocab_size)
-        return Origin(arch, tokenizer, arch.max_length, like=teacher)
+        return Origin(arch, tokenizer, arch.max_length, like=teacher, vocabulary=vocabulary)
     shape, max_length = settings.shape.model_dump(exclude={"max_length"}), settings.shape.max_length
     arch = Architecture(vocab_size=vocab_size, max_position_embeddings=max_length, **shape)
     return Origin(arch, tokenizer, max_length)
-
-
-def _tokenizer(name: str | None, teacher: Bundle) -> Path:
-    if name is not None and Path(name).is_file():
-        return Path(name)
-    return (teacher if name is None else fetch(name)).folder / TOKENIZER_FILE
 
 
 @dataclass(frozen=True)
@@ -173,5 +175,5 @@ def build_student(
     if origin.parent is not None:
         trunk.load_state_dict(load_trunk(origin.arch, origin.parent.tensors(), has_pooler=False).state_dict())
     if origin.like is not None:
-        trunk.load_state_dict(made_over(origin.like, origin.arch, origin.tokenizer, texts))
+        trunk.load_state_dict(made_over(origin.like, origin.arch, origin.tokenizer, origin.vocabulary, texts))
     return student

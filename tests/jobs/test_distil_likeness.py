@@ -147,7 +147,7 @@ def test_like_its_teacher_with_a_vocabulary_of_its_own_and_a_second_teacher(tmp_
     assert [head.name for head in bundle.spec.heads] == ["sentiment", "stars", "embedding"]
     card = (bundle.folder / CARD_FILE).read_text(encoding="utf-8")
     assert f"from `{first}` (First, MIT) and `{second}` (its licence wasn't told)" in card
-    assert f"It began as `{first}` made over into a Megatron-BERT" in card
+    assert f"It began as `{first}` made over into a Megatron-BERT, with the vocabulary of `{second}`" in card
     found = table(bundle)
     assert found.keys() == {("main", "words"), ("also", "words"), ("also", "logits")}
     assert found["main", "words"][1] < 0.01

@@ -125,9 +125,9 @@ def other_precision(options: ServeOptions) -> str:
     return options.precision if options.precision in ALLOWED_UNMEASURED else REFERENCE
 
 
-def all_replicas(server: Server, patience_s: float = _STARTS_IN_S) -> list[Process]:
+def all_replicas(server: Server) -> list[Process]:
     """The processes that hold the bundle, the oldest first; the service answers as soon as the first of them does."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + _STARTS_IN_S
     while len(found := [process for process in server.processes() if process.title.startswith(_TITLE)]) != REPLICAS:
         if time.monotonic() > deadline:
             raise KillError(f"{len(found)} replicas run, expected {REPLICAS}: {server.last_words()}")
