@@ -8,6 +8,7 @@ a precision can fail on few texts by chance; it can't pass by chance. Calibratio
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -50,18 +51,18 @@ class Tally:
         shares = {head: float(np.concatenate(same).mean()) for head, same in self._same.items()}
         drops: dict[str, Drop] = {}
         for head, drop in self._drops():
-            if head not in drops or not drop.points <= drops[head].points:  # a figure that is no number stays
+            if head not in drops or drop.points > drops[head].points:
                 drops[head] = drop
         return judge(shares, drops, self._num_texts, measured_on=measured_on, machine=machine)
 
     def _drops(self) -> Iterator[tuple[str, Drop]]:
         """By head: of each metric over all sets, and on each set."""
         for (head, metric), parts in self._pairs.items():
-            both = map(_joined, zip(*(pair for _, pair in parts), strict=True))
-            yield head, Drop(points=_points(*both), metric=f"{head}.{metric}")
-            if len(parts) > 1:
-                for name, pair in parts:
-                    yield head, Drop(points=_points(*pair), metric=f"{name}.{head}.{metric}")
+            reference, other = map(_joined, zip(*(pair for _, pair in parts), strict=True))
+            own = [(f"{name}.", pair) for name, pair in parts] if len(parts) > 1 else []
+            for name, pair in [("", (reference, other)), *own]:
+                if not math.isnan(pair[0].value()):  # else no text counts there
+                    yield head, Drop(points=_points(*pair), metric=f"{name}{head}.{metric}")
 
 
 def _joined(metrics: Sequence[Metric]) -> Metric:

@@ -214,6 +214,18 @@ def test_precision_that_ruins_one_set_fails() -> None:
     assert not record.passed
 
 
+@pytest.mark.parametrize("order", [("none", "some"), ("some", "none")])
+def test_a_set_of_which_no_text_counts_says_nothing(order: tuple[str, str]) -> None:
+    tally = Tally("int8")
+    for name in order:
+        tally.add_answers(Pass({"mood": answers([0] * 10)}, 1.0), Pass({"mood": answers([0] * 10)}, 1.0))
+        counts = np.full(10, name == "some")
+        tally.add_metrics(name, "mood", [accuracy(right(10, 0), counts)], [accuracy(right(10, 1), counts)])
+    record = tally.record(measured_on="today", machine="here")
+    assert record.drops["mood"].points == pytest.approx(10)
+    assert not record.passed
+
+
 def test_precision_agrees_but_loses() -> None:
     record = tallied({"one": (right(2000, 0), right(2000, 8))})
     assert (record.least_agreement, record.worst.metric) == (0.996, "mood.accuracy")
