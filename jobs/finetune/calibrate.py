@@ -1,8 +1,10 @@
 """How sure each head may sound: a temperature, for several labels a threshold, and where to abstain.
 
 All fitted on texts kept for tuning, which neither trained a weight nor are in the figures. The temperature is that of
-least loss (Guo et al. 2017); the threshold that of best macro-F1. Abstaining is a suggestion in the card: the least
-probability at which the answers given are wrong half as often as all answers are.
+least loss (Guo et al. 2017), each set counting the same: a user's texts are like those of one set, not like the
+mixture, in which a large easy set would hide that answers on another sound too sure. The threshold is that of best
+macro-F1. Abstaining is a suggestion in the card: the least probability at which the answers given are wrong half as
+often as all answers are.
 """
 
 from __future__ import annotations
@@ -53,31 +55,41 @@ def calibrate(specs: Sequence[HeadSpec], outputs: Sequence[Outputs], exam: Exam)
 def _calibrate(spec: HeadSpec, outputs: Outputs, exam: Exam) -> Calibrated:
     own = exam.labels[spec.name]
     plain = spec.model_copy(update={"temperature": 1.0})
-    num_texts = int(own.known.sum())
+    num_texts, weights = int(own.known.sum()), set_weights(exam.corpus.sets, own.known)
     if num_texts < FEWEST:
         return Calibrated(plain, num_texts, np.nan, np.nan, None)
     if spec.kind == "multi":
-        return _calibrate_multi(plain, outputs, exam)
+        return _calibrate_multi(plain, outputs, exam, weights)
     if spec.kind == "token":
         tags = token_tags(list(own.truth), spec.labels, exam.tokens)
         known = (tags != IGNORED) & np.repeat(own.known, exam.tokens.lengths)
-        return _with_temperature(plain, outputs[known], tags[known], num_texts)
-    return _with_temperature(plain, outputs[own.known], own.truth[own.known], num_texts)
+        weights = np.repeat(weights, exam.tokens.lengths)[known]
+        return _with_temperature(plain, outputs[known], tags[known], weights, num_texts)
+    return _with_temperature(plain, outputs[own.known], own.truth[own.known], weights[own.known], num_texts)
 
 
-def _with_temperature(spec: HeadSpec, logits_nc: Outputs, codes: NDArray[np.int64], num_texts: int) -> Calibrated:
-    temperature = likeliest_temperature(lambda t: _loss(logits_nc, codes, t))
+def set_weights(sets: NDArray[np.integer], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What each of N texts counts: those of a set together 1, or less if it has fewer than `FEWEST` that are known."""
+    known_of_set = np.bincount(sets[known], minlength=int(sets.max(initial=0)) + 1)
+    return np.where(known, 1 / np.maximum(known_of_set, FEWEST)[sets], 0.0)
+
+
+def _with_temperature(
+    spec: HeadSpec, logits_nc: Outputs, codes: NDArray[np.int64], weights: NDArray[np.float64], num_texts: int
+) -> Calibrated:
+    temperature = likeliest_temperature(lambda t: _loss(logits_nc, codes, weights, t))
     errors = [_error(logits_nc, codes, t) for t in (1.0, temperature)]
     calibrated = spec.model_copy(update={"temperature": temperature})
     abstention = None if spec.kind == "token" else suggest_abstention(probabilities(logits_nc, temperature), codes)
     return Calibrated(calibrated, num_texts, errors[0], errors[1], abstention)
 
 
-def _calibrate_multi(spec: HeadSpec, outputs: Outputs, exam: Exam) -> Calibrated:
+def _calibrate_multi(spec: HeadSpec, outputs: Outputs, exam: Exam, weights: NDArray[np.float64]) -> Calibrated:
     own = exam.labels[spec.name]
     logits_nc, truth = outputs[own.known].astype(np.float64), own.truth[own.known]
     signed = np.where(truth > 0, logits_nc, -logits_nc)[truth != OPEN]
-    temperature = likeliest_temperature(lambda t: float(np.logaddexp(0, -signed / t).mean()))
+    weights = np.broadcast_to(weights[own.known, None], truth.shape)[truth != OPEN]
+    temperature = likeliest_temperature(lambda t: float(np.average(np.logaddexp(0, -signed / t), weights=weights)))
     warm = spec.model_copy(update={"temperature": temperature})
     threshold = exam.best_threshold(warm, outputs)
     errors = [_multi_error(logits_nc / t, truth) for t in (1.0, temperature)]
@@ -112,9 +124,10 @@ def suggest_abstention(probs_nc: NDArray[np.floating], codes: NDArray[np.int64])
     return None
 
 
-def _loss(logits_nc: Outputs, codes: NDArray[np.int64], temperature: float) -> float:
+def _loss(logits_nc: Outputs, codes: NDArray[np.int64], weights: NDArray[np.float64], temperature: float) -> float:
     probs_nc = probabilities(logits_nc.astype(np.float64), temperature)
-    return float(-np.log(np.maximum(probs_nc[np.arange(len(codes)), codes], 1e-12)).mean())
+    likelihood = np.maximum(probs_nc[np.arange(len(codes)), codes], 1e-12)
+    return float(np.average(-np.log(likelihood), weights=weights))
 
 
 def _error(logits_nc: Outputs, codes: NDArray[np.int64], temperature: float) -> float:

@@ -104,7 +104,8 @@ def _figures(report: Report) -> Iterator[str]:
 def _calibration(report: Report) -> Iterator[str]:
     yield "## Calibration"
     yield ""
-    yield "Fitted on texts kept for tuning (few-shot: by cross-validation); the errors are on the same texts."
+    yield "Fitted on texts kept for tuning (few-shot: by cross-validation), each set counting the same."
+    yield "The errors are on the same texts, all of them together."
     yield ""
     yield "| head | texts | temperature | threshold | calibration error without % | with % |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from jobs.finetune import learn as learn_module
-from jobs.finetune.calibrate import likeliest_temperature, probabilities, suggest_abstention
+from jobs.finetune.calibrate import calibrate, likeliest_temperature, probabilities, set_weights, suggest_abstention
 from jobs.finetune.canaries import exposure, plant
-from jobs.finetune.data import label_counts
+from jobs.finetune.data import Labels, label_counts
+from jobs.finetune.exam import Exam
 from jobs.finetune.fewshot import Examples, learn_few, word_accuracy
 from jobs.finetune.learn import learn_from_few, may_be_few, prepare
 from jobs.finetune.settings import FinetuneError
 from jobs.finetune.split import DEV, TRAIN, TUNE
 from jobs.finetune.tuner import build_tuner
+from jobs.train.corpus import corpus_of
 from models.bundle import Bundle
 from models.heads import HeadSpec
 from models.tokeniser import Tokeniser, Tokens
@@ -110,6 +112,31 @@ def test_temperature_undoes_a_known_overstatement() -> None:
         return float(-np.log(probabilities(logits * 2.5, temperature)[np.arange(20_000), drawn]).mean())
 
     assert likeliest_temperature(loss_at) == pytest.approx(2.5, rel=0.05)
+
+
+def test_sets_count_the_same_and_small_ones_less() -> None:
+    known = np.array([True] * 140 + [False] * 10)
+    weights = set_weights(np.array([0] * 100 + [1] * 50), known)
+    assert weights[:100].sum() == pytest.approx(1)
+    assert weights[100:].sum() == pytest.approx(1)
+    assert not weights[140:].any()
+    assert set_weights(np.zeros(3, np.int32), np.ones(3, np.bool_)).sum() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("num_easy", [400, 8_000])
+def test_a_large_set_does_not_set_the_temperature_of_a_small_one(num_easy: int) -> None:
+    """Answers to the first set are as sure as they should be, those to the second three times too sure."""
+    rng, num_texts = np.random.default_rng(0), num_easy + 400
+    logits = rng.normal(size=(num_texts, 2)).astype(np.float32)
+    true_probs = probabilities(logits)
+    codes = (true_probs[:, 0] < rng.random(num_texts)).astype(np.int64)
+    logits[num_easy:] *= 3
+    sets = np.repeat(np.array([0, 1], np.int32), [num_easy, 400])
+    ones, yes = np.ones(num_texts, np.int32), np.ones(num_texts, np.bool_)
+    tokens = Tokens(ones, ones, ~yes)
+    exam = Exam(corpus_of(tokens, ("easy", "hard"), sets), tokens, {"label": Labels(yes, codes)})
+    (found,) = calibrate([HeadSpec(name="label", kind="single", labels=("a", "b"))], [logits], exam)
+    assert 1.5 < found.spec.temperature < 2.5
 
 
 def test_abstaining_halves_the_errors() -> None:
