@@ -140,7 +140,7 @@ def test_ragged_attention_gets_each_text_alone(bundle: Bundle, monkeypatch: pyte
             parts.append(functional.scaled_dot_product_attention(q, k, v).transpose(0, 1))
         return torch.cat(parts)
 
-    monkeypatch.setattr("models.trunk.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     tokens = random_tokens([30, 29, 3, 1])
     arch = bundle.spec.architecture
     assert arch.family != "transformers"
