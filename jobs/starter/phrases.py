@@ -2,7 +2,7 @@
 
 The file gives templates in groups that share their labels; the notation is that of the demo's phrases: `(a|b|c)` takes
 one alternative, `<name>` one of the slots. Templates under `dev` are other wordings, which nothing is trained on. All
-labels of a group are certain: a topic or an intent that it doesn't name doesn't hold.
+labels of a group are certain: a topic or an intent that it doesn't name doesn't hold, but that one under `maybe` is open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ATTEMPTS = 4  # expansions tried for each one wanted: short templates have few
 
 
 class PhraseGroup(Settings):
-    """Templates of one meaning. `each` overrides the file's."""
+    """Templates of one meaning. `each` overrides the file's; nobody knows the topics under `maybe`."""
 
     each: int | None = Field(default=None, ge=1)
     lang: str
@@ -29,6 +29,7 @@ class PhraseGroup(Settings):
     urgency: str
     intents: list[str] = Field(default=[])
     topics: list[str] = Field(default=[])
+    maybe: list[str] = Field(default=[])
     train: list[str] = Field(min_length=1)
     dev: list[str] = Field(default=[])
 
@@ -74,7 +75,7 @@ def _said(text: str, group: PhraseGroup, topics: tuple[str, ...], intents: tuple
     return Said(
         text,
         sentiment=group.sentiment,
-        topics={name: int(name in group.topics) for name in topics},
+        topics={name: int(name in group.topics) for name in topics if name not in group.maybe},
         intents={name: int(name in group.intents) for name in intents},
         urgency=group.urgency,
         brands=frozenset(),

@@ -188,7 +188,7 @@ def test_written_texts(tmp_path: Path) -> None:
         "train": ["怎么<do>(？|)"],
         "dev": ["怎么退货？", "能退吗"],
     }
-    scarce = {**group, "each": 1, "train": ["要<do>"], "dev": []}
+    scarce = {**group, "each": 1, "maybe": ["price"], "train": ["要<do>"], "dev": []}
     file = {"each": 10, "slots": {"zh": {"do": ["退货", "换货"]}}, "groups": [group, scarce]}
     path.write_text(yaml.safe_dump(file, allow_unicode=True), encoding="utf-8")
     found = list(written(path, ("price", "returns"), ("question",), seed=0))
@@ -200,6 +200,7 @@ def test_written_texts(tmp_path: Path) -> None:
     assert (lang, said.sentiment, said.urgency) == ("zh", "neutral", "low")
     assert said.topics == {"price": 0, "returns": 1}
     assert said.intents == {"question": 1}
+    assert found[-1][0].topics == {"returns": 1}  # of a price nobody knows
 
 
 def test_praise_and_blame_in_one_text() -> None:
@@ -222,7 +223,8 @@ def test_the_shipped_files_fit_together() -> None:
     file = PhraseFile.model_validate(yaml.safe_load((ROOM / "phrases.yaml").read_text(encoding="utf-8")))
     assert all(label.parent in topics.groups for label in topics.labels)
     for group in file.groups:
-        assert set(group.topics) <= set(topics.names)
+        assert {*group.topics, *group.maybe} <= set(topics.names)
+        assert not {*group.topics} & {*group.maybe}
         assert set(group.intents) <= set(intents.names)
         assert set(group.urgency.split("|")) <= set(urgency.names)
     for one in (topics, intents, urgency):
