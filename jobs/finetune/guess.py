@@ -39,7 +39,7 @@ def guess(cells: Sequence[Any], where: str, kind: Kind | Literal["auto"] = "auto
 
     Raises
     ------
-    FinetuneError : no label at all, only one, or far too many for labels.
+    FinetuneError : no label at all, only one, far too many for labels, or lists beside other cells.
     """
     known = [cell for cell in cells if cell is not None and cell != ""]
     if not known:
@@ -47,6 +47,10 @@ def guess(cells: Sequence[Any], where: str, kind: Kind | Literal["auto"] = "auto
     lists = [found for cell in known if (found := _as_list(cell)) is not None]
     if len(lists) == len(known):
         return _of_lists(lists, where, kind)
+    if lists:
+        raise FinetuneError(
+            f"{where}: {len(lists)} of {len(known)} labelled rows hold a list, the others don't; give all one form"
+        )
     texts = [as_text(cell) for cell in known]
     is_multi = kind == "multi" or (kind == "auto" and any(SEPARATOR in text for text in texts))
     if is_multi:

@@ -2,7 +2,7 @@
 
 The file gives templates in groups that share their labels; the notation is that of the demo's phrases: `(a|b|c)` takes
 one alternative, `<name>` one of the slots. Templates under `dev` are other wordings, which nothing is trained on. All
-labels of a group are certain: a topic or an intent that it doesn't name doesn't hold, but that one under `maybe` is open.
+labels of a group are certain: a topic or intent that it doesn't name doesn't hold, but a topic under `maybe` is open.
 """
 
 from __future__ import annotations

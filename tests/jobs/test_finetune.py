@@ -82,6 +82,10 @@ def test_a_kind_that_is_said_is_not_guessed() -> None:
         (["a", "a"], "head x: all labelled rows have the label 'a'; at least 2 different labels are needed"),
         (["[]", "[]"], "head x: no row has a label"),
         ([f"text {i}" for i in range(1001)], "1001 different values; is this a column of labels?"),
+        (
+            ['["a"]', "b|c", ""],
+            "head x: 1 of 2 labelled rows hold a list, the others don't",
+        ),
     ],
 )
 def test_columns_that_teach_nothing(cells: list[Any], message: str) -> None:
