@@ -64,7 +64,9 @@ def make_bundle(folder: Path, target: Path, name: str) -> Bundle:
 
 def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     if not (folder / WEIGHTS_FILE).is_file():
-        raise BundleError(f"{folder} has no {WEIGHTS_FILE}; pickled weights are never loaded, convert them first")
+        raise BundleError(
+            f"{folder} has no {WEIGHTS_FILE}; pickled weights are read by `python -m models.convert import` alone"
+        )
     try:
         return load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:

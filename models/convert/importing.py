@@ -17,6 +17,7 @@ from models.checkpoint import CONFIG_FILE
 from models.convert.check import check_gpt, check_scores, check_trunk
 from models.convert.folders import write_bert, write_gpt
 from models.convert.megatron import Checkpoint, read_megatron
+from models.convert.pickled import PICKLED_FILE, without_pickle
 from models.convert.placing import whole_or_nothing
 from models.convert.vocabulary import TokenizerFiles, build_tokenizer, without_padding
 from models.huggingface import make_bundle
@@ -29,7 +30,7 @@ def import_any(source: Path, target: Path, name: str, files: TokenizerFiles, num
     with whole_or_nothing(target) as part:
         if (source / CONFIG_FILE).is_file():
             lines = [f"a Hugging Face folder: {source}"]
-            made = f"{_from_huggingface(source, part, name)}"
+            made = f"{_from_huggingface(source, part, name, lines)}"
         else:
             checkpoint = read_megatron(source, num_heads)
             lines = checkpoint.summary()
@@ -37,12 +38,16 @@ def import_any(source: Path, target: Path, name: str, files: TokenizerFiles, num
     return [*lines, f"{made} -> {target}"]
 
 
-def _from_huggingface(source: Path, target: Path, name: str) -> Bundle:
-    bundle = make_bundle(source, target, name)
-    if isinstance(bundle.spec.architecture, Architecture):
-        check_trunk(bundle, bundle.spec.architecture, source)
-    else:
-        check_scores(bundle)
+def _from_huggingface(source: Path, target: Path, name: str, lines: list[str]) -> Bundle:
+    with tempfile.TemporaryDirectory(prefix="verbatim-") as scratch:
+        if not (source / WEIGHTS_FILE).is_file() and (source / PICKLED_FILE).is_file():
+            lines.append(f"its weights are pickled ({PICKLED_FILE}); only tensors are taken from there")
+            source = without_pickle(source, Path(scratch))
+        bundle = make_bundle(source, target, name)
+        if isinstance(bundle.spec.architecture, Architecture):
+            check_trunk(bundle, bundle.spec.architecture, source)
+        else:
+            check_scores(bundle)
     return bundle
 
 

@@ -231,7 +231,10 @@ def change(folder: Path, **fields: object) -> None:
         (lambda f: change(f, auto_map={"AutoModel": "evil.Model"}), "brings its own code"),
         (lambda f: change(f, architectures=["BertForQuestionAnswering"]), "is a BertForQuestionAnswering; a"),
         (lambda f: change(f, problem_type="regression"), "problem_type regression isn't known"),
-        (lambda f: (f / WEIGHTS_FILE).rename(f / "pytorch_model.bin"), "pickled weights are never loaded"),
+        (
+            lambda f: (f / WEIGHTS_FILE).rename(f / "pytorch_model.bin"),
+            "pickled weights are read by `python -m models.convert import`",
+        ),
         (lambda f: (f / WEIGHTS_FILE).write_bytes(b"x"), "isn't a readable safetensors file"),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json can't be read"),
     ],

@@ -238,13 +238,39 @@ def test_a_distributed_gpt(tmp_path: Path) -> None:
 def test_a_hugging_face_folder(tmp_path: Path, bert: MegatronBertModel, source: Source, vocab: Path) -> None:
     folder = write_megatron(source, tmp_path / "checkpoint", Style())
     assert main(["import", str(folder), str(tmp_path / "first"), "--vocab", str(vocab)]) == 0
-    bert.save_pretrained(tmp_path / "hf")
-    shutil.copyfile(tmp_path / "first" / "tokenizer.json", tmp_path / "hf" / "tokenizer.json")
-    (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    save_huggingface(bert, tmp_path / "hf", tmp_path / "first")
     assert main(["import", str(tmp_path / "hf"), str(tmp_path / "out")]) == 0
     first, out = (load_bundle(tmp_path / name) for name in ("first", "out"))
     tokens = first.tokeniser.encode(TEXTS)
     assert Scorer(first, token_budget=99).score(tokens).equals(Scorer(out, token_budget=99).score(tokens))
+
+
+def save_huggingface(bert: MegatronBertModel, folder: Path, bundle: Path) -> None:
+    bert.save_pretrained(folder)
+    shutil.copyfile(bundle / "tokenizer.json", folder / "tokenizer.json")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+def test_pickled_weights_of_a_hugging_face_folder(
+    tmp_path: Path, bert: MegatronBertModel, source: Source, vocab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, hf = write_megatron(source, tmp_path / "checkpoint", Style()), tmp_path / "hf"
+    assert main(["import", str(folder), str(tmp_path / "first"), "--vocab", str(vocab)]) == 0
+    save_huggingface(bert, hf, tmp_path / "first")
+    assert main(["import", str(hf), str(tmp_path / "a"), "--name", "m"]) == 0
+    words = bert.embeddings.word_embeddings.weight.detach()
+    tied = {"cls.predictions.decoder.weight": words, "embeddings.word_embeddings.weight": words}
+    (hf / "model.safetensors").unlink()
+    torch.save({**bert.state_dict(), **tied}, hf / "pytorch_model.bin")
+    assert main(["import", str(hf), str(tmp_path / "b"), "--name", "m"]) == 0
+    assert "only tensors are taken" in capsys.readouterr().out
+    assert load_bundle(tmp_path / "a").digest == load_bundle(tmp_path / "b").digest
+    torch.save({**bert.state_dict(), "step": 7}, hf / "pytorch_model.bin")
+    assert main(["import", str(hf), str(tmp_path / "c")]) == 2
+    assert "must hold tensors alone; these aren't: step" in capsys.readouterr().err
+    (hf / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 3'\ntR.")
+    assert main(["import", str(hf), str(tmp_path / "c")]) == 2
+    assert not (tmp_path / "c").exists()
 
 
 def test_classes_of_megatron_are_not_needed(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
