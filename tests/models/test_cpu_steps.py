@@ -139,6 +139,7 @@ def test_shapes_that_dont_fill_vectors_stay_with_pytorch() -> None:
     assert not fits(random_trunk("bert", 32, 4, 64).arch), "a head of 8"
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERBATIM_CACHE", str(tmp_path))
     load = build.load_library.__wrapped__
