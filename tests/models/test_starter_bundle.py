@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 KINDS = {"sentiment": "single", "stars": "ordinal", "topics": "multi", "intent": "multi", "urgency": "single"}
 KINDS |= {"aspects": "token", "emotion": "multi", "brands": "token", "embedding": "embedding"}
 FOLDER = Path(__file__).parents[2] / "models" / "bundles" / "starter"
-MAX_BYTES = 20_000_000
+MAX_BYTES = 40_000_000
 BRIEF = (
     "我们的新产品受到了客户的广泛好评,销量也呈现出良好的增长趋势。"
     "但是,也有少数客户反映产品使用过程中存在一些问题,我们需要进一步优化产品设计。"
@@ -50,6 +50,12 @@ NEUTRAL = [
     "how do i change my pin",
     "what time does the store open on sunday",
     "can you tell me where my card is accepted",
+]
+
+FACTS = [
+    "汤洒了一半,米饭是凉的",
+    "等到菜都馊了才送上门",
+    "the box was empty and support won't answer",
 ]
 
 
@@ -94,8 +100,8 @@ def test_no_company_is_found_where_none_is_named(scorer: Scorer) -> None:
 
 @pytest.mark.parametrize(
     ("texts", "sentiment"),
-    [(POSITIVE, "positive"), (NEGATIVE, "negative"), (NEUTRAL, "neutral")],
-    ids=["positive", "negative", "neutral"],
+    [(POSITIVE, "positive"), (NEGATIVE, "negative"), (NEUTRAL, "neutral"), (FACTS, "negative")],
+    ids=["positive", "negative", "neutral", "negative facts"],
 )
 def test_plain_examples(scorer: Scorer, texts: list[str], sentiment: str) -> None:
     answers = score(scorer, texts)["sentiment"].to_pylist()
