@@ -160,6 +160,7 @@ def test_only_a_bert_is_made_over(tmp_path: Path) -> None:
         distil(settings_of(tmp_path, teacher))
 
 
+@pytest.mark.slow
 def test_two_teachers_must_not_answer_the_same_question(tmp_path: Path) -> None:
     teacher = tiny_bundle(tmp_path / "first", family="bert", heads=HEADS)
     logits = {"losses": {"logits": 1.0}}

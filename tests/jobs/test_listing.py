@@ -11,7 +11,7 @@ from jobs.reading.listing import list_input
 Fill = Callable[..., str]
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Fill:
     """Write empty files with these paths to a store and give its URI."""
     uri = str(tmp_path / "corpus") if request.param == "local" else f"{request.getfixturevalue('s3_bucket')}/corpus"

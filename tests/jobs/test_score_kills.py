@@ -122,6 +122,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 def test_an_interrupt_leaves_a_state_to_go_on_from(
     number: signal.Signals, corpus: Path, tiny: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background, and so by its children
     run = start(corpus, tmp_path / "out", tiny, tmp_path)
     while run.poll() is None and not list((tmp_path / "out" / "scores").rglob("*.parquet")):
         time.sleep(0.01)
