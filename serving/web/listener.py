@@ -6,8 +6,8 @@ share the port (SO_REUSEPORT), as they do for gRPC. Why not Serve's HAProxy mode
 port of metrics and one of statistics on all addresses, and 503 comes out of it as 500.
 
 What Serve's proxy did is done here: the answer bears the request's id, and a client that hangs up cancels its request.
-A replica that leaves stops listening, tells clients on its old connections to come back on new ones, which another
-replica takes, and closes those that stay idle.
+A replica that leaves lets no handshake begin, stops listening once those under way are through, tells clients on its
+old connections to come back on new ones, which another replica takes, and closes those that stay idle.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.settings import HttpSettings
+from serving.web.handover import HANDSHAKE_S, stop_greeting
 
 _IDLE_S = 75.0  # that a connection may be idle: longer than pools of clients and proxies keep theirs (60 s)
 _FAREWELL_S = 2.0  # in which clients of a replica that leaves hear of it with their next answer
@@ -87,6 +88,9 @@ class Listener:
     async def _close(self) -> None:
         if self._server is None or self._task is None:
             return
+        for listening in (listening for server in self._server.servers for listening in server.sockets):
+            stop_greeting(listening)
+        await asyncio.sleep(HANDSHAKE_S)
         self._is_leaving = True
         for server in self._server.servers:
             server.close()
@@ -171,7 +175,8 @@ def bind(settings: HttpSettings, *, shared: bool = True) -> socket.socket:
     OSError : it can't be had; also where it isn't `shared` and anybody has it.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
+    # Only where the protocol is said does asyncio send without waiting for acknowledgements (TCP_NODELAY).
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

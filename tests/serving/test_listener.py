@@ -1,6 +1,7 @@
 """The ingress's own port, over real sockets: ids, hang-ups, and leaving without a loss."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -107,8 +108,9 @@ def test_a_replica_that_leaves_finishes_and_tells_clients_to_come_back_elsewhere
     run(check)
 
 
-def test_under_load_one_replica_takes_over_from_another() -> None:
-    """Both listen on one port for a while, as in a rolling change; no request is lost."""
+@pytest.mark.parametrize("anew", [False, True], ids=["connections_kept", "a_connection_each"])
+def test_under_load_one_replica_takes_over_from_another(anew: bool) -> None:
+    """Both listen on one port for a while, as in a rolling change; no request is lost, nor who is just connecting."""
 
     async def main() -> None:
         settings, apps = HttpSettings(port=free_port()), (App(), App())
@@ -120,12 +122,14 @@ def test_under_load_one_replica_takes_over_from_another() -> None:
         async def ask(session: aiohttp.ClientSession) -> None:
             while not stop.is_set():
                 async with session.post(f"http://127.0.0.1:{settings.port}/", data=b"x") as answer:
+                    await answer.read()  # else its connection isn't kept
                     statuses.append(answer.status)
 
+        connector = aiohttp.TCPConnector(force_close=anew)
         async with new.serving(apps[1]):
-            async with old.serving(apps[0]), aiohttp.ClientSession() as session:
-                clients = [asyncio.create_task(ask(session)) for _ in range(16)]
-                await apps[0].has_begun(1)
+            async with old.serving(apps[0]), aiohttp.ClientSession(connector=connector) as session:
+                clients = [asyncio.create_task(ask(session)) for _ in range(32)]
+                await apps[0].has_begun(100)
                 await old.close()
                 before = apps[0].num_begun
                 await asyncio.sleep(0.2)
@@ -134,6 +138,26 @@ def test_under_load_one_replica_takes_over_from_another() -> None:
             assert apps[0].num_begun == before, "it takes nothing any more"
             assert set(statuses) == {200}
             assert sum(app.num_begun for app in apps) == len(statuses)
+
+    asyncio.run(main())
+
+
+def test_an_answer_is_sent_without_waiting_for_acknowledgements() -> None:
+    """Else its body, written after its head, takes 40 ms on a connection that is kept (Nagle's algorithm)."""
+
+    async def main() -> None:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            ours: socket.socket = writer.get_extra_info("socket")
+            accepted.set_result(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        settings = HttpSettings(port=free_port())
+        async with await asyncio.start_server(take, sock=bind(settings)):
+            _, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+            assert await accepted == 1
+            writer.close()
 
     asyncio.run(main())
 
