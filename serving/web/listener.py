@@ -29,6 +29,8 @@ _FAREWELL_S = 2.0  # in which clients of a replica that leaves hear of it with t
 _BACKLOG = 2048
 _CLOSE = (b"connection", b"close")
 
+logger = logging.getLogger("ray.serve")
+
 
 class Listener:
     """A port with an application behind it.
@@ -88,8 +90,12 @@ class Listener:
     async def _close(self) -> None:
         if self._server is None or self._task is None:
             return
-        for listening in (listening for server in self._server.servers for listening in server.sockets):
-            stop_greeting(listening)
+        for server in self._server.servers:
+            for listening in server.sockets:
+                try:
+                    stop_greeting(listening)
+                except OSError as problem:
+                    logger.warning("clients that are just connecting may be reset: %s", problem)
         await asyncio.sleep(HANDSHAKE_S)
         self._is_leaving = True
         for server in self._server.servers:
