@@ -22,6 +22,7 @@ from jobs.finetune.calibrate import Calibrated
 from jobs.finetune.canaries import UNREMEMBERED, Exposure
 from jobs.finetune.data import Data, label_counts
 from jobs.finetune.learn import Learnt
+from jobs.finetune.membership import FALSE_ALARMS, Membership
 from jobs.finetune.settings import FinetuneSettings
 from jobs.finetune.split import DEV, LEFT_OUT, TRAIN, TUNE
 from models.bundle import Bundle
@@ -48,6 +49,7 @@ class Report:
     kept: dict[str, float]
     evaluation: Evaluation | None
     exposure: Exposure | None
+    membership: list[Membership]
 
 
 def write_card(report: Report) -> str:
@@ -191,6 +193,14 @@ def _privacy(report: Report) -> Iterator[str]:
     yield "## Privacy"
     yield ""
     yield "Personal data was masked before a text reached the tokeniser, a checkpoint or the bundle."
+    for head in report.membership:
+        yield ""
+        yield (
+            f"Whether a text was trained on, told by how likely `{head.head}` finds its label: right for "
+            f"{100 * head.pairs_right:.1f} % of pairs ({100 * head.low:.1f} to {100 * head.high:.1f}; chance: 50) of a "
+            f"text trained on and one held out; {100 * head.found:.1f} % found at {100 * FALSE_ALARMS:.0f} % of false "
+            f"alarms (chance: {100 * FALSE_ALARMS:.0f}). {head.num_texts:,} texts of each sort."
+        )
     if report.exposure is None:
         return
     bits = report.exposure.bits

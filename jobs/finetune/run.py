@@ -27,6 +27,7 @@ from jobs.finetune.card import Report, write_card
 from jobs.finetune.data import Data, read_data
 from jobs.finetune.judge import is_worse, judge
 from jobs.finetune.learn import Learnt, learn, learn_from_few, may_be_few, prepare
+from jobs.finetune.membership import membership
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.split import DEV
 from jobs.finetune.tuner import Tuner, build_tuner
@@ -79,6 +80,7 @@ def finetune(settings: FinetuneSettings) -> Finished:
         kept=_kept(bundle, parent, data, learnt),
         evaluation=evaluation,
         exposure=exposure(planted, settings.canaries, tuner, tokeniser, settings.seed) if settings.canaries else None,
+        membership=membership(data, tuner, tokeniser, settings.seed),
     )
     (bundle.folder / CARD_FILE).write_text(write_card(report) + terms, encoding="utf-8")
     if evaluation is not None:

@@ -75,7 +75,7 @@ def test_from_a_csv_to_a_bundle_that_scores_and_is_evaluated(
     tmp_path: Path, run: Run, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_csv(tmp_path / "my.csv", about(300))
-    assert run(f"input={path}", "canaries=3", "keep_heads=true") == 0
+    assert run(f"input={path}", "canaries=3", "keep_heads=true", "held_out=0.4") == 0
     bundle = fetch(str(tmp_path / "out"))
     assert [head.name for head in bundle.spec.heads] == ["label", "sentiment", "stars"]
     assert not (tmp_path / "out.work").exists()
@@ -92,6 +92,7 @@ def test_from_a_csv_to_a_bundle_that_scores_and_is_evaluated(
     card = (bundle.folder / "README.md").read_text(encoding="utf-8")
     assert "Fine-tuned from `tiny@" in card
     assert "3 planted secrets" in card
+    assert "told by how likely `label` finds its label" in card
     assert "`sentiment`, kept untrained" in card
     assert (bundle.folder / "evaluation.html").is_file()
     said = "".join(capfd.readouterr()) + caplog.text + card

@@ -16,6 +16,7 @@ from jobs.finetune.data import Labels, label_counts
 from jobs.finetune.exam import Exam
 from jobs.finetune.fewshot import Examples, learn_few, word_accuracy
 from jobs.finetune.learn import learn_from_few, may_be_few, prepare
+from jobs.finetune.membership import attack, membership
 from jobs.finetune.settings import FinetuneError
 from jobs.finetune.split import DEV, TRAIN, TUNE
 from jobs.finetune.tuner import build_tuner
@@ -180,6 +181,36 @@ def test_exposure_tells_a_model_that_remembers(tmp_path: Path, parent: Bundle, r
     known = {tuple(t.tolist()): int(c) for t, c in zip(texts, data.labels["label"].truth[-4:], strict=True)}
     model = Rememberer(known if remembers else {}, data.heads[0].spec)
     assert exposure(data, 4, model, tokeniser, seed=0).bits == pytest.approx((bits,) * 4, abs=0.01)
+
+
+def test_membership_tells_a_model_that_remembers(tmp_path: Path, parent: Bundle) -> None:
+    data = data_of(tmp_path, reviews(400), parent, held_out=0.4)
+    rows = data.rows(TRAIN)[::2]
+    tokens = parent.tokeniser.encode([data.texts[row] for row in rows])
+    texts = np.split(tokens.ids, np.cumsum(tokens.lengths)[:-1])
+    known = {tuple(t.tolist()): int(c) for t, c in zip(texts, data.labels["label"].truth[rows], strict=True)}
+    spec = data.heads[0].spec
+    (half,) = membership(data, Rememberer(known, spec), parent.tokeniser, seed=0)
+    assert (half.head, half.num_texts) == ("label", len(data.rows(DEV)))
+    assert half.found == pytest.approx(0.5, abs=0.1)
+    assert half.pairs_right == pytest.approx(0.5 + half.found / 2)
+    assert half.low < half.pairs_right < half.high
+    (none,) = membership(data, Rememberer({}, spec), parent.tokeniser, seed=0)
+    assert (none.pairs_right, none.found) == (0.5, 0.0)
+
+
+def test_membership_is_not_asked_of_few_texts(tmp_path: Path, parent: Bundle) -> None:
+    data = data_of(tmp_path, reviews(100), parent)
+    assert membership(data, Rememberer({}, data.heads[0].spec), parent.tokeniser, seed=0) == []
+
+
+def test_an_attack_on_answers_that_differ_by_a_known_shift() -> None:
+    """Normal log odds, one apart: right for Phi(1 / sqrt 2) of pairs, and 1 - Phi(2.326 - 1) found."""
+    rng = np.random.default_rng(0)
+    told = attack("label", *(rng.normal(mean, 1, 20_000).astype(np.float32) for mean in (1, 0)))
+    assert told.pairs_right == pytest.approx(0.760, abs=0.01)
+    assert told.low < 0.760 < told.high < told.low + 0.02
+    assert told.found == pytest.approx(0.092, abs=0.02)
 
 
 def test_label_counts_are_of_one_part(tmp_path: Path, parent: Bundle) -> None:
