@@ -26,9 +26,15 @@ def _what(job: Job, num_parameters: int) -> Iterator[str]:
     yield ""
     yield (
         f"A {shape.family} of {shape.num_hidden_layers} layers x {shape.hidden_size} ({num_parameters / 1e6:.1f} M "
-        f"parameters), at most {shape.max_length} tokens a text, pretrained from scratch. Seed {job.settings.seed}, "
+        f"parameters), at most {shape.max_length} tokens a text, {_origin(job)}. Seed {job.settings.seed}, "
         f"finished on {datetime.now(UTC):%Y-%m-%d}."
     )
+
+
+def _origin(job: Job) -> str:
+    if job.settings.bundle is None:
+        return "pretrained from scratch"
+    return f"pretrained further from `{masked(job.settings.bundle)}`, whose card and terms hold here too"
 
 
 def _training(job: Job, points: Sequence[Point], num_tokens: int) -> Iterator[str]:

@@ -17,6 +17,7 @@ Family = Literal["megatron-bert", "bert", "roberta", "xlm-roberta", "gpt"]
 GPT = "gpt"
 _GPT_EPS, _BERT_EPS = 1e-5, 1e-12  # Megatron's GPT; transformers' default of the encoders
 _RATES = {"muon": 0.003, "adamw": 0.0005}
+FREE_OF_PARENT = {"max_length", "dropout"}  # of the architecture, what a run may choose that goes on from a bundle
 
 
 class PretrainError(ValueError):
@@ -122,6 +123,7 @@ class PretrainSettings(Settings):
     name: str = Field(default="pretrained", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: list[SourceSettings] = Field(min_length=1)
     output: str = Field(min_length=1, description="folder, local or in a store: tokens, checkpoints, curve, result")
+    bundle: str | None = Field(default=None, min_length=1, description="go on from its trunk; None: from scratch")
     languages: list[str] = Field(default=["zh", "en"], min_length=1, description="what the result says it knows")
     tokenizer: TokenizerSettings = TokenizerSettings()
     architecture: ArchitectureSettings = ArchitectureSettings()
@@ -155,13 +157,8 @@ class PretrainSettings(Settings):
             raise ValueError("objective.sentence_order goes with objective.kind mlm")
         if self.sharding == "fsdp" and self.workers == 1:
             raise ValueError("sharding fsdp spreads a model over workers: workers must be over 1")
-        share = self.schedule.batch_tokens // (self.workers * self.schedule.accumulate)
-        if share < self.architecture.max_length:
-            raise ValueError(
-                f"schedule.batch_tokens {self.schedule.batch_tokens} over {self.workers} workers and "
-                f"{self.schedule.accumulate} passes is {share} tokens a pass, under architecture.max_length "
-                f"{self.architecture.max_length}"
-            )
+        self._check_parent()
+        self.check_room()
         shape = self.architecture
         if shape.hidden_size % shape.num_attention_heads:
             raise ValueError(
@@ -169,3 +166,29 @@ class PretrainSettings(Settings):
                 f"{shape.num_attention_heads}"
             )
         return self
+
+    def check_room(self) -> None:
+        """A pass must have room for the longest text.
+
+        Raises
+        ------
+        ValueError : it hasn't.
+        """
+        share = self.schedule.batch_tokens // (self.workers * self.schedule.accumulate)
+        if share < self.architecture.max_length:
+            raise ValueError(
+                f"schedule.batch_tokens {self.schedule.batch_tokens} over {self.workers} workers and "
+                f"{self.schedule.accumulate} passes is {share} tokens a pass, under architecture.max_length "
+                f"{self.architecture.max_length}"
+            )
+
+    def _check_parent(self) -> None:
+        """A run that goes on from a bundle has its shape and its tokenizer, and learns hidden words."""
+        if self.bundle is None:
+            return
+        given = [f"tokenizer.{name}" for name in sorted(self.tokenizer.model_fields_set)]
+        given += [f"architecture.{name}" for name in sorted(self.architecture.model_fields_set - FREE_OF_PARENT)]
+        if given:
+            raise ValueError(f"with bundle {self.bundle}, {given[0]} is the bundle's: leave it out")
+        if self.objective.kind != "mlm" or self.objective.sentence_order:
+            raise ValueError("with a bundle, objective.kind must be mlm without sentence_order")

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from jobs.train.checkpoints import Checkpoint
 from jobs.train.encoding import Words
 from jobs.train.pretrain_settings import PretrainError, PretrainSettings
+from models.fetch import split_reference
 
 _SPREAD = {"accumulate"}
 _TOKENIZER = "tokenizer"
@@ -27,6 +28,7 @@ def recipe_of(settings: PretrainSettings, tokenizer: Tokenizer, words: Words) ->
         "architecture": settings.architecture.model_dump(),
         "objective": {**settings.objective.model_dump(), "chinese_words": words},
         "schedule": settings.schedule.model_dump(exclude=_SPREAD),
+        "bundle": split_reference(settings.bundle)[1] if settings.bundle else None,
         "seed": settings.seed,
         "precision": settings.precision,
         _TOKENIZER: hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:12],

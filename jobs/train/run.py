@@ -20,6 +20,7 @@ from jobs.train.crew import Crew
 from jobs.train.documents import Slice, plan_slices, read_documents
 from jobs.train.encoding import choose_words
 from jobs.train.masking import Vocabulary
+from jobs.train.parent import follow, packed_shape
 from jobs.train.pretrain_settings import GPT, PretrainError, PretrainSettings, TokenizerSettings
 from jobs.train.recipe import check_recipe, recipe_of
 from jobs.train.result import write_result
@@ -27,7 +28,9 @@ from jobs.train.roles import END_OF_TEXT, ENDS, FIRSTS, LASTS, find_role
 from jobs.train.tokenizer import PAD, train_tokenizer
 from jobs.train.tokens import TokenStore, make_tokens
 from jobs.train.trainer import CHECKPOINTS, Job, Trainer
-from models.bundle import TOKENIZER_FILE
+from models.architecture import Architecture
+from models.bundle import TOKENIZER_FILE, Bundle
+from models.fetch import fetch
 from models.precision import choose_precision
 
 log = logging.getLogger("verbatim.train")
@@ -41,6 +44,8 @@ def pretrain(settings: PretrainSettings) -> str:
     ValueError, OSError : settings, data, tokenizer or checkpoint can't be used.
     TrainingError : training broke off.
     """
+    parent = fetch(settings.bundle) if settings.bundle else None
+    settings = follow(settings, parent) if parent else settings
     device = _choose_device(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -48,7 +53,7 @@ def pretrain(settings: PretrainSettings) -> str:
     before = newest(output.child(CHECKPOINTS))
     slices = plan_slices(settings.data)
     with _session(settings, device):
-        job = prepare(settings, output, slices, device, before)
+        job = prepare(settings, output, slices, device, before, parent=parent)
         if settings.workers == 1:
             Trainer(job, Crew(0, 1, torch.device(device))).run()
         else:
@@ -61,27 +66,36 @@ def pretrain(settings: PretrainSettings) -> str:
 
 
 def prepare(
-    settings: PretrainSettings, output: Store, slices: Sequence[Slice], device: str, before: Checkpoint | None
+    settings: PretrainSettings,
+    output: Store,
+    slices: Sequence[Slice],
+    device: str,
+    before: Checkpoint | None,
+    *,
+    parent: Bundle | None = None,
 ) -> Job:
     """Tokenizer and tokens, made or found; what every worker must know."""
     tokenizer = _tokenizer(settings, output, slices)
     words = choose_words(settings.objective.chinese_words)
-    pad = tokenizer.token_to_id(PAD)
-    architecture = settings.architecture.build(
-        tokenizer.get_vocab_size(), pad if pad is not None else tokenizer.token_to_id("<pad>") or 0
-    )
     recipe = recipe_of(settings, tokenizer, words)
     if before is not None:
         check_recipe(before, recipe)
     output.put(TOKENIZER_FILE, tokenizer.to_str(pretty=True).encode())
     return Job(
         settings=settings,
-        architecture=architecture,
+        architecture=packed_shape(parent) if parent else _architecture(settings, tokenizer),
         tokens=make_tokens(output, slices, tokenizer, words, on_ray=settings.workers > 1),
         tokenizer=tokenizer.to_str(),
         words=words,
         precision=choose_precision(settings.precision, on_gpu=device == "cuda"),
         recipe=recipe,
+    )
+
+
+def _architecture(settings: PretrainSettings, tokenizer: Tokenizer) -> Architecture:
+    pad = tokenizer.token_to_id(PAD)
+    return settings.architecture.build(
+        tokenizer.get_vocab_size(), pad if pad is not None else tokenizer.token_to_id("<pad>") or 0
     )
 
 

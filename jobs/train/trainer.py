@@ -30,6 +30,7 @@ from jobs.train.encoding import ID, Words
 from jobs.train.loop import TrainingError
 from jobs.train.networks import CausalLanguageModel, LanguageModel, MaskedLanguageModel
 from jobs.train.optim import Optimizer, Share, rate_at, share_of
+from jobs.train.parent import begin_as
 from jobs.train.plan import Rows, plan_steps
 from jobs.train.pretrain_settings import GPT, PretrainSettings
 from jobs.train.sequences import Composer, StepInputs, cut_pieces
@@ -64,7 +65,10 @@ def build_model(job: Job) -> LanguageModel:
     dropout = job.settings.architecture.dropout
     if job.settings.architecture.family == GPT:
         return CausalLanguageModel(job.architecture, dropout)
-    return MaskedLanguageModel(job.architecture, dropout, has_order=job.settings.objective.sentence_order)
+    model = MaskedLanguageModel(job.architecture, dropout, has_order=job.settings.objective.sentence_order)
+    if job.settings.bundle is not None:
+        begin_as(model.trunk, job.settings.bundle)
+    return model
 
 
 class Trainer:

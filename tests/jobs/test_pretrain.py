@@ -64,6 +64,7 @@ def test_the_documented_defaults_are_the_defaults() -> None:
         ({"workers": 4, "schedule": {"accumulate": 4}}, "is 16 tokens a pass, under architecture.max_length 32"),
         ({"architecture": {"num_attention_heads": 3}}, "must be a multiple of num_attention_heads 3"),
         ({"shedule": {}}, "unknown key shedule: did you mean schedule"),
+        ({"bundle": "starter"}, "with bundle starter, tokenizer.vocab_size is the bundle's: leave it out"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
