@@ -85,6 +85,19 @@ class Bundle:
         """The bundle's tokeniser with the bundle's length limit."""
         return Tokeniser(self.folder / TOKENIZER_FILE, self.spec.max_length)
 
+    @property
+    def packed_architecture(self) -> Architecture:
+        """The architecture, which training needs.
+
+        Raises
+        ------
+        BundleError : the family has no packed trunk.
+        """
+        arch = self.spec.architecture
+        if not isinstance(arch, Architecture):
+            raise BundleError(f"bundle {self} is of the family {arch.model_type}, which has no packed trunk to train")
+        return arch
+
     def read_by(self, names: Sequence[str] | None) -> Bundle:
         """The same bundle, answering with some of its heads; None: all but embeddings, if there are others.
 

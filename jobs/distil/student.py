@@ -66,10 +66,7 @@ def find_origin(settings: StudentSettings, teacher: Bundle) -> Origin:
     """
     if settings.bundle is not None:
         parent = fetch(settings.bundle)
-        arch = parent.spec.architecture
-        if not isinstance(arch, Architecture):
-            raise DistilError(f"student {parent} is of the family {arch.model_type}: it has no packed trunk to train")
-        return Origin(arch, parent.folder / TOKENIZER_FILE, parent.spec.max_length, parent=parent)
+        return Origin(parent.packed_architecture, parent.folder / TOKENIZER_FILE, parent.spec.max_length, parent=parent)
     name = settings.tokeniser
     vocabulary = None if name is None or Path(name).is_file() else fetch(name)
     tokenizer = Path(name) if name and vocabulary is None else (vocabulary or teacher).folder / TOKENIZER_FILE

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from jobs.finetune.calibrate import probabilities
 from jobs.finetune.data import Data, Labels
-from jobs.finetune.exam import answers
+from jobs.finetune.exam import head_outputs
 from jobs.finetune.settings import FinetuneError
 from jobs.finetune.split import TRAIN
 from jobs.finetune.tuner import Tuner
-from jobs.train.corpus import corpus_of
 from models.tokeniser import Tokeniser
 
 NUM_REFERENCES = 1023
@@ -67,13 +66,9 @@ def plant(data: Data, num: int, seed: int) -> Data:
 def exposure(data: Data, num: int, tuner: Tuner, tokeniser: Tokeniser, seed: int) -> Exposure:
     """Rank each of the last `num` texts among unplanted ones, by the probability of its own label."""
     name, _ = _head(data)
-    index = [spec.name for spec in tuner.specs].index(name)
     rng = np.random.default_rng((seed, 2))
     texts = [*data.texts[-num:], *(_secret(rng) for _ in range(NUM_REFERENCES))]
-    tokens = tokeniser.encode(texts)
-    probs_nc = np.empty((len(texts), len(tuner.specs[index].labels)), np.float32)
-    for rows, outputs in answers(tuner.forward, corpus_of(tokens, ("canaries",), np.zeros(len(texts), np.int32))):
-        probs_nc[rows] = probabilities(outputs[index].numpy())
+    probs_nc = probabilities(head_outputs(tuner, name, texts, tokeniser))
     truth = data.labels[name].truth[-num:]
     ranks = [_rank(probs_nc[row, code], probs_nc[num:, code]) for row, code in enumerate(truth)]
     most = float(np.log2(NUM_REFERENCES + 1))

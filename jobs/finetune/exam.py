@@ -6,7 +6,7 @@ training is what the evaluation will say. An error of grades counts as its share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,11 @@ from jobs.evaluate.answers import answers_of
 from jobs.evaluate.kinds import KINDS
 from jobs.finetune.data import Labels
 from jobs.finetune.tuner import Tuner
-from jobs.train.corpus import Corpus
+from jobs.train.corpus import Corpus, corpus_of
 from models.batching import batches
 from models.heads import HeadSpec
 from models.packing import PackedBatch, pack
-from models.tokeniser import Tokens
+from models.tokeniser import Tokeniser, Tokens
 
 TOKEN_BUDGET = 8192
 THRESHOLDS = np.arange(0.1, 0.91, 0.02).round(2)
@@ -93,6 +93,15 @@ def answers(
         with torch.inference_mode():
             outputs = forward(pack(np.concatenate(corpus.gather(rows)), corpus.lengths[rows]))
         yield rows, outputs
+
+
+def head_outputs(tuner: Tuner, head: str, texts: Sequence[str], tokeniser: Tokeniser) -> Outputs:
+    """N x C outputs of one head that reads whole texts."""
+    index = [spec.name for spec in tuner.specs].index(head)
+    found = np.empty((len(texts), len(tuner.specs[index].labels)), np.float32)
+    for rows, outputs in answers(tuner.forward, corpus_of(tokeniser.encode(texts), (), np.zeros(len(texts), np.int32))):
+        found[rows] = outputs[index].numpy()
+    return found
 
 
 def at_threshold(spec: HeadSpec, threshold: float) -> HeadSpec:

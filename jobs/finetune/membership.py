@@ -1,9 +1,9 @@
 """Can who holds a bundle tell whether a text was trained on? The attack by loss (Yeom et al. 2018, section 3.2).
 
-The attacker has a text and its label, and says "trained on" where the bundle finds that label likely. He is tried on as
+The attacker has a text and its label, and says "trained on" where the bundle finds that label likely. It is tried on as
 many texts of the training part as held-out ones from each set, so that a set in itself gives nothing away. What is
-reported are the pairs of one of each that he gets right, and, as a mean hides texts that are remembered well, how many
-he finds while one held-out text in a hundred is taken for a trained one (Carlini et al. 2022, section III). Measured on
+reported are the pairs of one of each that it gets right, and, as a mean hides texts that are remembered well, how many
+it finds while one held-out text in a hundred is taken for a trained one (Carlini et al. 2022, section III). Measured on
 every head of one label a text. Held-out texts of another time or place than those trained on tell themselves apart.
 """
 
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.finetune.data import Data
-from jobs.finetune.exam import answers
+from jobs.finetune.exam import Outputs, head_outputs
 from jobs.finetune.split import DEV, TRAIN
 from jobs.finetune.tuner import Tuner
-from jobs.train.corpus import corpus_of
 from models.tokeniser import Tokeniser
 
 MOST = 4000  # texts of each sort, over all sets: an interval of some 1.2 points to each side
@@ -51,7 +50,9 @@ def membership(data: Data, tuner: Tuner, tokeniser: Tokeniser, seed: int) -> lis
         if spec.kind in ("single", "ordinal"):
             trained, held = _equally_many(data, spec.name, np.random.default_rng((seed, 3)))
             if len(trained) >= FEWEST:
-                odds = _log_odds(data, spec.name, np.concatenate([trained, held]), tuner, tokeniser)
+                rows = np.concatenate([trained, held])
+                outputs_nc = head_outputs(tuner, spec.name, [data.texts[row] for row in rows], tokeniser)
+                odds = _log_odds(outputs_nc, data.labels[spec.name].truth[rows])
                 attacked.append(attack(spec.name, odds[: len(trained)], odds[len(trained) :]))
     return attacked
 
@@ -86,14 +87,9 @@ def _equally_many(data: Data, head: str, rng: np.random.Generator) -> tuple[Rows
     return np.concatenate(trained), np.concatenate(held)
 
 
-def _log_odds(data: Data, head: str, rows: Rows, tuner: Tuner, tokeniser: Tokeniser) -> NDArray[np.float32]:
+def _log_odds(outputs_nc: Outputs, truth: NDArray[np.int64]) -> NDArray[np.float32]:
     """Of each text's own label against all others: its probability, stretched where that is next to 1."""
-    tokens = tokeniser.encode([data.texts[row] for row in rows])
-    truth, odds = data.labels[head].truth[rows], np.empty(len(rows), np.float32)
-    index = [spec.name for spec in tuner.specs].index(head)
-    for own, outputs in answers(tuner.forward, corpus_of(tokens, data.names, data.sets[rows])):
-        logits_nc, place = outputs[index].numpy().copy(), (np.arange(len(own)), truth[own])
-        its = logits_nc[place]
-        logits_nc[place] = -np.inf
-        odds[own] = its - np.logaddexp.reduce(logits_nc, axis=1)
-    return odds
+    own = np.arange(len(truth)), truth
+    others_nc = outputs_nc.copy()
+    others_nc[own] = -np.inf
+    return np.asarray(outputs_nc[own] - np.logaddexp.reduce(others_nc, axis=1), np.float32)

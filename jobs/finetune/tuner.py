@@ -16,7 +16,7 @@ from jobs.finetune.heads import LearntHead
 from jobs.finetune.settings import FinetuneError
 from jobs.train.first_weights import INIT_STD
 from jobs.train.optim import Optimizer, Share, share_of
-from models.architecture import Architecture, Pooling
+from models.architecture import Pooling
 from models.bundle import Bundle
 from models.heads import HeadSpec
 from models.packing import PackedBatch
@@ -103,11 +103,10 @@ def build_tuner(
 
     Raises
     ------
-    FinetuneError : the parent's family has no packed trunk, or it lacks the pooler that a head is to read.
+    BundleError : the parent's family has no packed trunk.
+    FinetuneError : it lacks the pooler that a head is to read.
     """
-    arch = parent.spec.architecture
-    if not isinstance(arch, Architecture):
-        raise FinetuneError(f"bundle {parent} is of the family {arch.model_type}, which has no packed trunk to train")
+    arch = parent.packed_architecture
     specs, tensors = [head.spec for head in heads], parent.tensors()
     reads_pooler = any(spec.pooling == "pooler" for spec in specs if not spec.reads_tokens)
     has_pooler = any("pooler" in name for name in tensors)

@@ -20,7 +20,7 @@ from jobs.train.crew import Crew
 from jobs.train.documents import Slice, plan_slices, read_documents
 from jobs.train.encoding import choose_words
 from jobs.train.masking import Vocabulary
-from jobs.train.parent import follow, packed_shape
+from jobs.train.parent import follow
 from jobs.train.pretrain_settings import GPT, PretrainError, PretrainSettings, TokenizerSettings
 from jobs.train.recipe import check_recipe, recipe_of
 from jobs.train.result import write_result
@@ -83,7 +83,7 @@ def prepare(
     output.put(TOKENIZER_FILE, tokenizer.to_str(pretty=True).encode())
     return Job(
         settings=settings,
-        architecture=packed_shape(parent) if parent else _architecture(settings, tokenizer),
+        architecture=parent.packed_architecture if parent else _architecture(settings, tokenizer),
         tokens=make_tokens(output, slices, tokenizer, words, on_ray=settings.workers > 1),
         tokenizer=tokenizer.to_str(),
         words=words,

@@ -1,4 +1,4 @@
-"""What fine-tuning makes of few examples, and how it judges what was learnt: calibration, canaries."""
+"""What fine-tuning makes of few examples, and how it judges what was learnt: calibration, canaries, membership."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_few_shot_is_for_one_new_head(tmp_path: Path, parent: Bundle) -> None:
         may_be_few(data, settings_of(tmp_path / "mine.jsonl", method="fewshot"))
 
 
-# --- calibration and canaries
+# --- calibration, canaries, membership
 
 
 def test_temperature_undoes_a_known_overstatement() -> None:

@@ -136,44 +136,43 @@ def following(data: list[dict[str, Any]], output: Path, bundle: Path, **schedule
 
 
 @pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parent_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("parents") / "tiny").folder
 
 
-def test_a_run_goes_on_from_a_bundle(data: list[dict[str, Any]], trunk: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_bundle(data: list[dict[str, Any]], parent_folder: Path, tmp_path: Path) -> None:
     still = {"max_steps": 1, "learning_rate": 1e-12, "matrix_learning_rate": 1e-12}
-    assert main(command(tmp_path, following(data, tmp_path / "same", trunk, **still))[3:]) == 0
-    same, parent = load_bundle(tmp_path / "same" / "bundle"), load_bundle(trunk)
+    assert main(command(tmp_path, following(data, tmp_path / "same", parent_folder, **still))[3:]) == 0
+    same, parent = load_bundle(tmp_path / "same" / "bundle"), load_bundle(parent_folder)
     assert same.spec.architecture == parent.spec.architecture
-    assert (
-        same.tokeniser.encode(["手机 is good"]).ids.tolist() == parent.tokeniser.encode(["手机 is good"]).ids.tolist()
-    )
-    theirs = parent.tensors()
+    ours, theirs = (bundle.tokeniser.encode(["手机 is good"]).ids.tolist() for bundle in (same, parent))
+    assert ours == theirs
+    before = parent.tensors()
     for name, tensor in same.tensors().items():
-        torch.testing.assert_close(tensor.float(), theirs[name].float(), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(tensor.float(), before[name].float(), atol=1e-3, rtol=1e-3)
 
-    assert main(command(tmp_path, following(data, tmp_path / "moved", trunk, max_steps=40))[3:]) == 0
+    assert main(command(tmp_path, following(data, tmp_path / "moved", parent_folder, max_steps=40))[3:]) == 0
     moved = load_bundle(tmp_path / "moved" / "bundle")
     name = "bert.encoder.layer.0.intermediate.dense.weight"
-    assert not torch.allclose(moved.tensors()[name].float(), theirs[name].float(), atol=1e-2)
+    assert not torch.allclose(moved.tensors()[name].float(), before[name].float(), atol=1e-2)
     curve = losses(tmp_path / "moved")
     assert np.mean([point[3] for point in curve[-8:]]) < 0.97 * curve[0][3]
-    assert f"pretrained further from `{trunk}@{parent.digest}`" in (moved.folder / "README.md").read_text()
+    assert f"pretrained further from `{parent_folder}@{parent.digest}`" in (moved.folder / "README.md").read_text()
 
 
 def test_a_run_from_another_bundle_does_not_go_on(
-    data: list[dict[str, Any]], trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: list[dict[str, Any]], parent_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command(tmp_path, following(data, tmp_path / "out", trunk, max_steps=1))[3:]) == 0
+    assert main(command(tmp_path, following(data, tmp_path / "out", parent_folder, max_steps=1))[3:]) == 0
     other = tiny_bundle(tmp_path / "other", seed=1).folder
     assert main(command(tmp_path, following(data, tmp_path / "out", other, max_steps=1))[3:]) == 2
     assert "bundle: " in capsys.readouterr().err
 
 
 def test_a_bundle_with_too_few_positions_is_refused(
-    data: list[dict[str, Any]], trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: list[dict[str, Any]], parent_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    longer = {**following(data, tmp_path / "out", trunk), "architecture": {"max_length": 128}}
+    longer = {**following(data, tmp_path / "out", parent_folder), "architecture": {"max_length": 128}}
     assert main(command(tmp_path, longer)[3:]) == 2
     assert "architecture.max_length 128: bundle tiny@" in capsys.readouterr().err
 
