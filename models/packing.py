@@ -22,8 +22,8 @@ SLACK_TOKENS = 4  # very short texts may differ by this many tokens whatever the
 class AttentionGroup:
     """Texts of near-equal length, attended together as a padded G x S rectangle.
 
-    `slots` (G*S) says which packed token stands in each slot (padding repeats the text's first token); `real` lists the
-    slots that aren't padding; `mask` (G, 1, 1, S) is None where all are real.
+    `slots` (G*S) says which of the group's tokens stands in each slot (padding repeats the text's first token); `real`
+    lists the slots that aren't padding; `mask` (G, 1, 1, S) is None where all are real.
     """
 
     num_texts: int
@@ -31,6 +31,11 @@ class AttentionGroup:
     slots: torch.Tensor
     real: torch.Tensor
     mask: torch.Tensor | None
+
+    @property
+    def num_tokens(self) -> int:
+        """The real ones of its texts."""
+        return int(self.real.numel())
 
     def to(self, device: torch.device) -> AttentionGroup:
         """The same group on another device."""
@@ -113,7 +118,7 @@ def _runs(sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def _group(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> AttentionGroup:
-    longest = int(sizes.max())
+    starts, longest = starts - starts[0], int(sizes.max())
     column = np.arange(longest)
     is_real = column[None, :] < sizes[:, None]
     slots = np.where(is_real, starts[:, None] + column, starts[:, None]).reshape(-1)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.architecture import Architecture, Pooling
+from models.attention import attend
 from models.packing import AttentionGroup, PackedBatch
 from models.pooling import pool
 
@@ -34,11 +35,9 @@ class Attention(nn.Module):
         qkv, groups = self.qkv(hidden_td), batch.groups
         if not groups:
             return self._project(self._attend_ragged(qkv, batch))
-        if len(groups) == 1 and groups[0].mask is None:
-            return self._project(self._attend(qkv, groups[0]))
-        parts = [self._attend(qkv.index_select(0, g.slots), g).index_select(0, g.real) for g in groups]
         # Groups are runs of the batch in its order, so their tokens end to end are the batch again.
-        return self._project(torch.cat(parts))
+        runs = qkv.split([group.num_tokens for group in groups])
+        return self._project(torch.cat([self._attend_run(run, group) for run, group in zip(runs, groups, strict=True)]))
 
     def _attend_ragged(self, qkv: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Flash attention over ragged texts: CUDA, bf16."""
@@ -51,6 +50,11 @@ class Attention(nn.Module):
         assert isinstance(context, torch.Tensor)
         return context.reshape(batch.num_tokens, -1)
 
+    def _attend_run(self, qkv: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
+        if group.mask is None:
+            return self._attend(qkv, group)
+        return self._attend(qkv.index_select(0, group.slots), group).index_select(0, group.real)
+
     def _attend(self, qkv: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
         shape = (group.num_texts, group.length, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.view(shape).permute(2, 0, 3, 1, 4)  # each (G, H, S, D/H)
@@ -61,7 +65,7 @@ class Attention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: AttentionGroup
     ) -> torch.Tensor:
         """Each (G, H, S, D/H), the result as well."""
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
+        return attend(query, key, value, group.mask)
 
     def _project(self, context_td: torch.Tensor) -> torch.Tensor:
         return self.output(context_td)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What every command that trains does around its work: a log on stderr, errors in a line, exit codes.
+"""What every command that trains does around its work: a log on stderr, memory, errors in a line, exit codes.
 
 Exit codes: what the work gives; 1 training broke off; 2 something that was given can't be used; 130 interrupted, and
 the same command goes on. The log never holds a text.
@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from jobs.train.heap import keep_memory
 from jobs.train.loop import TrainingError
 
 
@@ -17,6 +18,7 @@ def run_command(work: Callable[[], int]) -> int:
     """Do the work and give the exit code."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("verbatim").setLevel(logging.INFO)  # other libraries speak from warnings up
+    keep_memory()
     try:
         return work()
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.architecture import Architecture
+from models.attention import attend
 from models.packing import AttentionGroup, PackedBatch
 from models.trunk import Attention
 
@@ -26,7 +27,7 @@ class CausalAttention(Attention):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: AttentionGroup
     ) -> torch.Tensor:
         """Padding stands behind a text, where none of its tokens looks, so no mask is needed."""
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return attend(query, key, value, is_causal=True)
 
 
 class GptLayer(nn.Module):

@@ -16,6 +16,7 @@ from torch import distributed
 
 from cluster.pools import room_for
 from jobs.train.crew import Crew
+from jobs.train.heap import keep_memory
 from jobs.train.loop import TrainingError
 from jobs.train.pretrain_settings import PretrainError
 from jobs.train.trainer import Job, Trainer
@@ -73,6 +74,7 @@ def work(config: dict[str, Any]) -> None:
 
     job: Job = ray.get(config["job"])
     torch.set_num_threads(job.settings.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
+    keep_memory()
     device = get_device() if config["device"] == "cuda" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)

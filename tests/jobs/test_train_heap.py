@@ -1,0 +1,34 @@
+"""Memory given free is taken again without the system's help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Pages that the system handed out for 40 blocks of 64 MB, each given back before the next is taken.
+FAULTS = """
+import resource, sys
+import torch
+from jobs.train.heap import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+for _ in range(3):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True, timeout=300)
+    return int(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_a_block_given_free_is_not_asked_for_again() -> None:
+    assert faults("kept") * 4 < faults("returned")
