@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from torch import multiprocessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from cluster.stores import open_store
 from jobs.train import checkpoints
@@ -27,7 +28,7 @@ from jobs.train.loop import TrainingError
 from jobs.train.networks import CausalLanguageModel
 from jobs.train.run import prepare
 from jobs.train.trainer import Job, Trainer, build_model
-from models.bundle import load_bundle
+from models.bundle import TOKENIZER_FILE, load_bundle
 from models.packing import pack
 from models.scorer import Scorer
 from tests.jobs.pretrain_fixtures import crew_member, learn_tokenizer, plain_settings, settings, write_corpus
@@ -175,6 +176,17 @@ def test_a_bundle_with_too_few_positions_is_refused(
     longer = {**following(data, tmp_path / "out", parent_folder), "architecture": {"max_length": 128}}
     assert main(command(tmp_path, longer)[3:]) == 2
     assert "architecture.max_length 128: bundle tiny@" in capsys.readouterr().err
+
+
+def test_a_bundle_without_a_packed_trunk_is_refused(
+    data: list[dict[str, Any]], parent_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    foreign = tmp_path / "foreign"
+    BertModel(BertConfig(vocab_size=200, hidden_act="gelu_new", **sizes)).save_pretrained(foreign)
+    PreTrainedTokenizerFast(tokenizer_file=str(parent_folder / TOKENIZER_FILE)).save_pretrained(foreign)
+    assert main(command(tmp_path, following(data, tmp_path / "out", foreign, max_steps=1))[3:]) == 2
+    assert "which has no packed trunk to train" in capsys.readouterr().err
 
 
 # --- kills
