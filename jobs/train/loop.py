@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from jobs.train.heap import tidy
 from jobs.train.optim import Optimizer, rate_at
 from jobs.train.plan import Rows
 
@@ -109,6 +110,7 @@ def run_steps(model: Model, course: Course[Model], running: Running, path: Path,
     model.train()
     for number in range(begin, begin if is_over else num_steps):
         loss, tokens = _take(model, course, number, running.optimizer, path)
+        tidy(number + 1)
         meter.add(number, loss, tokens)
         is_over = watch.after_step(number, loss, tokens) or number + 1 == num_steps
         if is_over or time.monotonic() - saved_at > clock.checkpoint_every_s:

@@ -27,6 +27,7 @@ from jobs.train import checkpoints
 from jobs.train.crew import Crew, Spread
 from jobs.train.curves import Curve, Point
 from jobs.train.encoding import ID, Words
+from jobs.train.heap import tidy
 from jobs.train.loop import TrainingError
 from jobs.train.networks import CausalLanguageModel, LanguageModel, MaskedLanguageModel
 from jobs.train.optim import Optimizer, Share, rate_at, share_of
@@ -104,6 +105,7 @@ class Trainer:
         for number, inputs in self._inputs(begin):
             began = time.monotonic()
             facts = self._take(number, inputs)
+            tidy(number + 1)
             if diary is not None:
                 diary.add(number, facts, inputs, time.monotonic() - began)
             if self._is_due(number, saved_at):
