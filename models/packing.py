@@ -3,7 +3,7 @@
 A linear layer doesn't care where one text ends; only attention does. Where PyTorch has no attention over ragged texts
 (everywhere but CUDA in bf16), it runs over groups of texts of near-equal length, padded to the longest of the group, so
 the only padded slots are inside those groups (`MAX_STRETCH`).
-Given up: groups cost one gather and one scatter of the attention's input and output per layer.
+Given up: a group whose texts differ in length costs a gather and a scatter of attention's input and output per layer.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class _WordLoss(torch.autograd.Function):
         state, words = state_md.detach().to(dtype), words_vd.detach().to(dtype)
         bias = None if bias_v is None else bias_v.detach().to(dtype)
         grad_mv = torch.empty(len(state), len(words), dtype=dtype, device=state.device)
-        grad_bias_v = torch.zeros(len(words), device=state.device)
+        grad_bias_v = None if bias_v is None else torch.zeros(len(words), device=state.device)
         loss = torch.zeros((), device=state.device)
         rows = max(16, _SLICE[state.device.type] // len(words))
         for begin in range(0, len(state), rows):
@@ -37,12 +37,13 @@ class _WordLoss(torch.autograd.Function):
             loss -= logs.gather(1, targets_m[cut, None]).sum()
             probs = logs.exp_()
             probs.scatter_add_(1, targets_m[cut, None], torch.full_like(probs[:, :1], -1.0))
-            grad_bias_v += probs.sum(0)
+            if grad_bias_v is not None:
+                grad_bias_v += probs.sum(0)
             grad_mv[cut] = probs
         ctx.save_for_backward(
             (grad_mv @ words).to(state_md.dtype),
             (grad_mv.T @ state).to(words_vd.dtype),
-            None if bias_v is None else grad_bias_v.to(bias_v.dtype),
+            grad_bias_v,
         )
         return loss
 
