@@ -25,6 +25,7 @@ from jobs.finetune.learn import Learnt
 from jobs.finetune.membership import FALSE_ALARMS, Membership
 from jobs.finetune.settings import FinetuneSettings
 from jobs.finetune.split import DEV, LEFT_OUT, TRAIN, TUNE
+from jobs.finetune.teach import Teacher
 from models.bundle import Bundle
 from models.language import tag
 
@@ -42,6 +43,7 @@ class Report:
 
     name: str
     parent: Bundle
+    teachers: list[Teacher]
     settings: FinetuneSettings
     data: Data
     learnt: Learnt
@@ -184,6 +186,13 @@ def _training(report: Report) -> Iterator[str]:
         f"{schedule.matrix_learning_rate} and AdamW at {schedule.learning_rate}, a layer below at "
         f"{schedule.layer_decay} of the one above; seed {report.settings.seed}."
     )
+    for teacher in report.teachers:
+        sets = ", ".join(map(plain, teacher.settings.sets))
+        yield ""
+        yield (
+            f"`{teacher.settings.head}` also learnt what `{teacher.bundle}` finds likely, {teacher.settings.weight:g} "
+            f"beside a label's {1 - teacher.settings.weight:g} and alone where there is none: on {sets}."
+        )
     yield ""
     share = 100 * learnt.matmul_share
     yield f"{learnt.tokens_per_s:,.0f} tokens/s, {share:.0f} % of this machine's matrix-product limit."

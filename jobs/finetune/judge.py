@@ -70,11 +70,11 @@ def is_worse(evaluation: Evaluation | None, old: Bundle) -> bool:
 
 
 def _write_set(data: Data, place: int, path: Path) -> SetSettings | None:
-    """A set's rows as the evaluation reads them; None if none of them is held out."""
+    """A set's rows as the evaluation reads them; None if none of them is held out, or none has a label."""
     rows = np.flatnonzero((data.sets == place) & (data.parts != LEFT_OUT))
-    if not (data.parts[rows] == DEV).any():
-        return None
     labelling = [head for head in data.heads if data.labels[head.spec.name].known[rows].any()]
+    if not labelling or not (data.parts[rows] == DEV).any():
+        return None
     columns = {
         "id": pa.array([data.ids[row] for row in rows]),
         "text": pa.array([data.texts[row] for row in rows]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from jobs.finetune.fewshot import Examples, learn_few, word_accuracy
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.split import TRAIN, TUNE
 from jobs.finetune.targets import Target, build_targets
+from jobs.finetune.teach import Taught
 from jobs.finetune.tuner import Tuner
 from jobs.finetune.watch import EarlyStop
 from jobs.train.corpus import Corpus, corpus_of, take_tokens
@@ -67,10 +69,14 @@ class Material:
     tokens: Tokens
     corpus: Corpus
     exam: Exam
+    taught: Mapping[str, Taught]
 
 
-def prepare(data: Data, tokens: Tokens) -> Material:
-    """Tokens of all texts as a corpus of those to train on, and an exam of those to tune on."""
+def prepare(data: Data, tokens: Tokens, taught: Mapping[str, Taught]) -> Material:
+    """Tokens of all texts as a corpus of those to train on, and an exam of those to tune on.
+
+    taught : what teachers say, by head.
+    """
     rows = data.rows(TUNE)
     own = take_tokens(tokens, rows)
     exam = Exam(
@@ -78,7 +84,7 @@ def prepare(data: Data, tokens: Tokens) -> Material:
         own,
         {head.spec.name: data.labels[head.spec.name].take(rows) for head in data.heads},
     )
-    return Material(data, tokens, corpus_of(tokens, data.names, data.sets), exam)
+    return Material(data, tokens, corpus_of(tokens, data.names, data.sets), exam, taught)
 
 
 def may_be_few(data: Data, settings: FinetuneSettings) -> bool:
@@ -92,7 +98,8 @@ def may_be_few(data: Data, settings: FinetuneSettings) -> bool:
     if settings.method == "fewshot" and not fits:
         raise FinetuneError("method fewshot learns one new head of one label a text; use method=finetune")
     counts = label_counts(data, data.heads[0], TRAIN)
-    is_little = fits and settings.adapter is None and sum(counts.values()) / len(counts) <= FEW
+    fits = fits and settings.adapter is None and not settings.teachers
+    is_little = fits and sum(counts.values()) / len(counts) <= FEW
     return settings.method == "fewshot" or (settings.method == "auto" and is_little)
 
 
@@ -195,7 +202,7 @@ class _Loss:
         precision: torch.dtype,
     ) -> None:
         self._rows, self._corpus, self._noise, self._precision = rows, corpus, noise, precision
-        self._targets: list[Target] = build_targets(material.data, material.tokens)
+        self._targets: list[Target] = build_targets(material.data, material.tokens, material.taught)
         self._weights = torch.from_numpy(material.data.weights)
 
     def __call__(self, tuner: Tuner, step: Step) -> tuple[torch.Tensor, int]:

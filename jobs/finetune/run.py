@@ -26,10 +26,11 @@ from jobs.finetune.canaries import exposure, plant
 from jobs.finetune.card import Report, write_card
 from jobs.finetune.data import Data, read_data
 from jobs.finetune.judge import is_worse, judge
-from jobs.finetune.learn import Learnt, learn, learn_from_few, may_be_few, prepare
+from jobs.finetune.learn import Learnt, Material, learn, learn_from_few, may_be_few, prepare
 from jobs.finetune.membership import membership
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.split import DEV
+from jobs.finetune.teach import Teacher, ask, check_teachers, fetch_teachers
 from jobs.finetune.tuner import Tuner, build_tuner
 from models.bundle import CARD_FILE, SPEC_FILE, TOKENIZER_FILE, Bundle, BundleSpec, load_bundle, save_bundle
 from models.fetch import fetch, split_reference
@@ -62,17 +63,19 @@ def finetune(settings: FinetuneSettings) -> Finished:
     parent, output = fetch(settings.bundle), Path(settings.output)
     old = _old(output, parent, settings)
     terms = Path(settings.terms).read_text(encoding="utf-8") if settings.terms else ""
-    data = read_data(settings, parent)
-    work = _work_folder(output, settings, parent, data)
+    data, teachers = read_data(settings, parent), fetch_teachers(settings)
+    check_teachers(teachers, data)
+    work = _work_folder(output, settings, [parent, *(one.bundle for one in teachers)], data)
     tokeniser = Tokeniser(parent.folder / TOKENIZER_FILE, settings.max_length or parent.spec.max_length)
     planted = plant(data, settings.canaries, settings.seed) if settings.canaries else data
-    tuner, learnt = _learn(planted, tokeniser, parent, settings, work)
+    tuner, learnt = _learn(_material(planted, tokeniser, teachers, settings), parent, settings, work)
     bundle = _save(tuner, learnt, parent, settings, work / "bundle")
     tuner = tuner.half().float()
     evaluation = judge(data, bundle, old, work, settings)
     report = Report(
         name=bundle.spec.name,
         parent=parent,
+        teachers=teachers,
         settings=settings,
         data=data,
         learnt=learnt,
@@ -102,20 +105,24 @@ def _old(output: Path, parent: Bundle, settings: FinetuneSettings) -> Bundle:
     return load_bundle(output)
 
 
-def _work_folder(output: Path, settings: FinetuneSettings, parent: Bundle, data: Data) -> Path:
-    recipe = f"{settings.model_dump_json(exclude=ELSEWHERE)}\n{parent.digest}\n{data.digest()}"
+def _work_folder(output: Path, settings: FinetuneSettings, bundles: Sequence[Bundle], data: Data) -> Path:
+    digests = "\n".join(bundle.digest for bundle in bundles)
+    recipe = f"{settings.model_dump_json(exclude=ELSEWHERE)}\n{digests}\n{data.digest()}"
     name = hashlib.sha256(recipe.encode()).hexdigest()[:8]
     work = output.parent / f"{output.name}.work" / name
     work.mkdir(parents=True, exist_ok=True)
     return work
 
 
-def _learn(
-    data: Data, tokeniser: Tokeniser, parent: Bundle, settings: FinetuneSettings, work: Path
-) -> tuple[Tuner, Learnt]:
-    material = prepare(data, tokeniser.encode(data.texts, with_offsets=need_offsets(h.spec for h in data.heads)))
-    if num_cut := int(material.tokens.truncated.sum()):
+def _material(data: Data, tokeniser: Tokeniser, teachers: Sequence[Teacher], settings: FinetuneSettings) -> Material:
+    tokens = tokeniser.encode(data.texts, with_offsets=need_offsets(h.spec for h in data.heads))
+    if num_cut := int(tokens.truncated.sum()):
         log.warning("%d texts are over %d tokens and lose their end", num_cut, tokeniser.max_length)
+    return prepare(data, tokens, ask(teachers, data, settings))
+
+
+def _learn(material: Material, parent: Bundle, settings: FinetuneSettings, work: Path) -> tuple[Tuner, Learnt]:
+    data = material.data
     if may_be_few(data, settings):
         tuner = build_tuner(parent, data.heads, 0.0, is_frozen=True)
         if (learnt := learn_from_few(tuner, material, settings)) is not None:

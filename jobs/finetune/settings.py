@@ -55,6 +55,15 @@ class AdapterSettings(Settings):
     rank: int = Field(default=8, ge=1, description="of each matrix' change")
 
 
+class TeacherSettings(Settings):
+    """A bundle whose probabilities teach a head of one label a text (Hinton et al. 2015), beside labels or alone."""
+
+    bundle: str = Field(min_length=1, description="has a head of that name with the same labels")
+    head: str = Field(min_length=1)
+    sets: list[str] = Field(min_length=1, description="whose texts it answers; one without labels trains by it alone")
+    weight: float = Field(default=0.5, gt=0, le=1, description="beside a label, which has the rest")
+
+
 class FinetuneSettings(Settings):
     """Everything that `python -m jobs.finetune` can be told."""
 
@@ -69,6 +78,7 @@ class FinetuneSettings(Settings):
     sets: dict[str, SetSettings] = Field(default={})
     repeat: dict[str, float] = Field(default={}, description="by set: how often an epoch reads it")
     heads: dict[str, HeadSettings] = Field(default={})
+    teachers: list[TeacherSettings] = Field(default=[], description="where two speak of a text, the later one does")
     corrections: str | None = Field(default=None, min_length=1, description="columns as the first set's")
     corrections_weight: float = Field(default=5.0, gt=0)
     keep_heads: bool = False
@@ -103,8 +113,11 @@ class FinetuneSettings(Settings):
     def _has_data(self) -> FinetuneSettings:
         if (self.input is None) == (not self.sets):
             raise ValueError("give either input (one file) or sets (several), for example input=my.csv")
-        if unlabelled := [name for name, one in self.sets.items() if not one.labels]:
-            raise ValueError(f"sets without labels can't teach anything: {unlabelled}")
+        taught = {name for teacher in self.teachers for name in teacher.sets}
+        if unlabelled := [name for name, one in self.sets.items() if not one.labels and name not in taught]:
+            raise ValueError(f"sets without labels and without a teacher can't teach anything: {unlabelled}")
+        if self.teachers and self.method == "fewshot":
+            raise ValueError("method fewshot learns from labels alone; with teachers use method=finetune")
         if self.adapter is not None and (self.schedule.freeze_trunk or self.method == "fewshot"):
             raise ValueError("adapter moves the trunk's answers; freeze_trunk and method fewshot keep them: choose one")
         if CORRECTIONS in self.sets:
@@ -112,6 +125,8 @@ class FinetuneSettings(Settings):
         known = self.sets.keys() if self.sets else {self.set_name}
         if unknown := self.repeat.keys() - known:
             raise ValueError(f"repeat names {sorted(unknown)}; the sets are {sorted(known)}")
+        if unknown := taught - known:
+            raise ValueError(f"teachers name the sets {sorted(unknown)}; the sets are {sorted(known)}")
         return self
 
     @property

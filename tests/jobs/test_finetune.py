@@ -25,6 +25,7 @@ from tests.jobs.finetune_fixtures import data_of, reviews, settings_of, write
 
 parent = finetune_fixtures.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
+TEACHER = {"bundle": "starter", "head": "label", "sets": ["a"]}
 
 
 # --- settings and kinds
@@ -41,7 +42,13 @@ def test_the_yaml_holds_the_defaults() -> None:
     [
         ({}, "give either input"),
         ({"input": "a.csv", "sets": {"a": {"input": "a.csv", "labels": {"x": "y"}}}}, "give either input"),
-        ({"sets": {"a": {"input": "a.csv"}}}, r"sets without labels can't teach anything: \['a'\]"),
+        (
+            {"sets": {"a": {"input": "a.csv"}}},
+            r"sets without labels and without a teacher can't teach anything: \['a'\]",
+        ),
+        ({"input": "a.csv", "teachers": [{**TEACHER, "sets": ["b"]}]}, r"teachers name the sets \['b'\]; .* \['a'\]"),
+        ({"input": "a.csv", "teachers": [{**TEACHER, "weight": 0}]}, "weight.*greater than 0"),
+        ({"input": "a.csv", "method": "fewshot", "teachers": [TEACHER]}, "with teachers use method=finetune"),
         ({"input": "a.csv", "repeat": {"b": 2.0}}, r"repeat names \['b'\]; the sets are \['a'\]"),
         ({"input": "a.csv", "sheduel": {}}, "did you mean schedule?"),
     ],

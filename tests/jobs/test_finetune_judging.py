@@ -89,7 +89,7 @@ def test_vectors_that_tell_less_than_words_are_not_taken(
     monkeypatch.setattr(learn_module, "features", lambda *_: vectors)
     tuner = build_tuner(parent, data.heads, 0.0, is_frozen=True)
     settings = settings_of(tmp_path / "mine.jsonl", method=method)
-    learnt = learn_from_few(tuner, prepare(data, parent.tokeniser.encode(data.texts)), settings)
+    learnt = learn_from_few(tuner, prepare(data, parent.tokeniser.encode(data.texts), {}), settings)
     assert (learnt is not None) is (knows or method == "fewshot")
 
 

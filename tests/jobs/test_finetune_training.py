@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def target(data: Data, parent: Bundle) -> Target:
-    return build_targets(data, parent.tokeniser.encode(data.texts))[0]
+    return build_targets(data, parent.tokeniser.encode(data.texts), {})[0]
 
 
 def test_rows_without_a_label_do_not_count(tmp_path: Path, parent: Bundle) -> None:
@@ -77,7 +77,7 @@ def trained(
     settings = settings_of(path / "mine.jsonl", schedule=schedule, checkpoint_every_s=1e-9, log_every_s=1e9)
     torch.manual_seed(0)
     tuner = build_tuner(parent, data.heads, 0.1, is_frozen=False)
-    material = prepare(data, parent.tokeniser.encode(data.texts))
+    material = prepare(data, parent.tokeniser.encode(data.texts), {})
     calls, forward = iter(range(10**6)), tuner.trunk.forward
 
     def counted(batch: Any) -> torch.Tensor:
