@@ -61,12 +61,13 @@ def finetune(settings: FinetuneSettings) -> Finished:
     """
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     parent, output = fetch(settings.bundle), Path(settings.output)
+    max_length = _max_length(settings, parent)
     old = _old(output, parent, settings)
     terms = Path(settings.terms).read_text(encoding="utf-8") if settings.terms else ""
     data, teachers = read_data(settings, parent), fetch_teachers(settings)
     check_teachers(teachers, data)
     work = _work_folder(output, settings, [parent, *(one.bundle for one in teachers)], data)
-    tokeniser = Tokeniser(parent.folder / TOKENIZER_FILE, settings.max_length or parent.spec.max_length)
+    tokeniser = Tokeniser(parent.folder / TOKENIZER_FILE, max_length)
     planted = plant(data, settings.canaries, settings.seed) if settings.canaries else data
     tuner, learnt = _learn(_material(planted, tokeniser, teachers, settings), parent, settings, work)
     bundle = _save(tuner, learnt, parent, settings, work / "bundle")
@@ -103,6 +104,13 @@ def _old(output: Path, parent: Bundle, settings: FinetuneSettings) -> Bundle:
     if not settings.replace:
         raise FinetuneError(f"output {output} holds a bundle already: choose another folder, or replace=true")
     return load_bundle(output)
+
+
+def _max_length(settings: FinetuneSettings, parent: Bundle) -> int:
+    most = parent.spec.architecture.max_length
+    if settings.max_length is not None and settings.max_length > most:
+        raise FinetuneError(f"max_length {settings.max_length} is over the {most} positions that {parent} has")
+    return settings.max_length or parent.spec.max_length
 
 
 def _work_folder(output: Path, settings: FinetuneSettings, bundles: Sequence[Bundle], data: Data) -> Path:
@@ -150,7 +158,7 @@ def _save(tuner: Tuner, learnt: Learnt, parent: Bundle, settings: FinetuneSettin
     spec = BundleSpec(
         name=settings.name or Path(settings.output).name,
         languages=parent.spec.languages,
-        max_length=settings.max_length or parent.spec.max_length,
+        max_length=_max_length(settings, parent),
         architecture=parent.spec.architecture,
         heads=(*(head.spec for head in learnt.heads), *kept, *_embedding(settings, tuner, kept)),
         base=f"{split_reference(settings.bundle)[0]}@{parent.digest}" if tuner.is_adapted else None,

@@ -186,6 +186,7 @@ def test_a_frozen_trunk_leaves_kept_heads_as_they_were(tmp_path: Path, run: Run,
         ([[("a", "x"), ("b", "y")], "label=lable"], "no column 'lable'; did you mean 'label'?"),
         ([[("a", "x"), ("b", "y")], "lable=x"], "unknown key lable: did you mean label?"),
         ([[("a|b", "x|y"), ("b", "y")], "method=fewshot"], "method fewshot learns one new head"),
+        ([[("a", "x"), ("b", "y")], "max_length=65"], "max_length 65 is over the 64 positions that tiny@"),
     ],
 )
 def test_what_cannot_be_learnt_says_so(
