@@ -1,6 +1,6 @@
 """From the public sets to labelled Parquet files that `jobs.finetune` and `jobs.evaluate` read.
 
-    work/data/<set>.parquet       may train what is shipped; with the generated sets `phrases` and `mixed`
+    work/data/<set>.parquet       may train what is shipped; with the generated sets `phrases`, `mixed` and `pieces`
     work/evaluate/<set>.parquet   only measured on
     work/terms.md                 sets, terms, attribution, and what the weak labels are worth: goes into the card
 
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from jobs.starter.label import HEADS, REAL_TOPICS, SCHEMA, Labeller, Origin
 from jobs.starter.mixed import joined
 from jobs.starter.phrases import written
+from jobs.starter.pieces import pieces
 from jobs.starter.said import Said
 from jobs.starter.sets import SETS, SetSpec
 from jobs.starter.settings import StarterSettings
@@ -34,9 +35,11 @@ from jobs.starter.weak import Tally
 
 log = logging.getLogger("verbatim.starter")
 
-PHRASES, MIXED, OPINIONS = "phrases", "mixed", "dianping_opinions"
+PHRASES, MIXED, PIECES, OPINIONS = "phrases", "mixed", "pieces", "dianping_opinions"
 MIXED_OF = {"zh": OPINIONS, "en": "pros_cons"}  # short opinions, by language
 NUM_MIXED = {"train": 3000, "dev": 300}  # pairs of each language
+PIECES_OF = ("sst2", "amazon_polarity_10k", "womens_clothing")  # of the language that there is a teacher for
+NUM_PIECES = {"train": 30_000, "dev": 300}  # of each set
 FILE_ROWS = 20_000  # of a row group
 
 
@@ -52,6 +55,9 @@ class _Run:
     short: dict[tuple[str, str], dict[str, list[str]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )  # texts of the sets in MIXED_OF, by language and split, then by polarity
+    whole: dict[tuple[str, str], list[str]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # texts of the sets in PIECES_OF, by set and split
 
     def write(self, name: str, rows: Iterable[dict[str, Any]], folder: str) -> None:
         """One set's file, whole or not at all."""
@@ -85,6 +91,7 @@ def prepare(settings: StarterSettings) -> None:
         run.write(name, _rows(name, spec, run), "data" if spec.may_train else "evaluate")
     run.write(PHRASES, _written(run), "data")
     run.write(MIXED, _mixed(run), "data")
+    run.write(PIECES, _pieces(run), "data")
     write_terms(Path(settings.work) / "terms.md", run.counts, run.tally)
 
 
@@ -135,9 +142,11 @@ def _spread(table: pa.Table, num: int | None) -> pa.Table:
 
 
 def _note(name: str, said: Said, cells: dict[str, Any], row: dict[str, Any], run: _Run) -> None:
-    """Remember short opinions for pairs, and what patterns are worth where a set knows better."""
+    """Remember short opinions to pair, reviews to cut, and what patterns are worth where a set knows better."""
     if MIXED_OF.get(row["lang"]) == name and cells["sentiment"]:
         run.short[row["lang"], row["split"]][cells["sentiment"]].append(cells["text"])
+    if name in PIECES_OF:
+        run.whole[name, row["split"]].append(cells["text"])
     if name in run.taxonomies["topics"].complete and said.values is not None:
         marker = run.labeller.markers["topics"]
         run.tally.add(name, marker.by_set(name, said.values), marker.by_words(said.text))
@@ -156,6 +165,13 @@ def _mixed(run: _Run) -> Iterator[dict[str, Any]]:
         for said in joined(parts, lang, NUM_MIXED[split], rng):
             yield from _generated(said, Origin(MIXED, is_feedback=True), f"{MIXED}-{number}", (lang, split), run)
             number += 1
+
+
+def _pieces(run: _Run) -> Iterator[dict[str, Any]]:
+    rng = random.Random(run.settings.seed)  # noqa: S311 - no secret
+    for (name, split), texts in run.whole.items():
+        for number, text in enumerate(pieces(texts, NUM_PIECES[split], rng)):
+            yield {"id": f"{name}-{split}-{number}", "text": text, "lang": "en", "split": split}
 
 
 def _generated(said: Said, origin: Origin, row_id: str, place: tuple[str, str], run: _Run) -> Iterator[dict[str, Any]]:

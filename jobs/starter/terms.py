@@ -10,6 +10,8 @@ from jobs.starter.label import HEADS
 from jobs.starter.sets import SETS
 from jobs.starter.weak import Tally
 
+MADE_OF_OTHERS = ("mixed", "pieces")
+
 
 def write_terms(path: Path, counts: Mapping[str, Counter[str]], tally: Tally) -> None:
     """Write the section as Markdown."""
@@ -33,7 +35,8 @@ def _terms(counts: Mapping[str, Counter[str]], tally: Tally) -> Iterator[str]:
         "questions from service desks, the rest from patterns. Where words only hint at a label, it is left open.",
         "- `emotion` was seen in English only, `brands` in English business headlines only; reviews of restaurants, "
         "messages to a bank and `phrases` are taken to name no company.",
-        "- `phrases` are templates written for this bundle; `mixed` are opinions of other sets, joined.",
+        "- `phrases` are templates written for this bundle; `mixed` are opinions of other sets, joined; `pieces` are "
+        "sentences and clauses of English reviews, of which a teacher alone says how they sound.",
     )
     yield ""
     yield "What patterns alone find, held against sets' own labels (the head is trained on the latter there):"
@@ -42,6 +45,8 @@ def _terms(counts: Mapping[str, Counter[str]], tally: Tally) -> Iterator[str]:
 
 
 def _source(name: str) -> tuple[str, str]:
+    if name in MADE_OF_OTHERS:
+        return "made of sets above", "theirs"
     if name not in SETS:
         return "written for this bundle", "Apache-2.0"
     terms = SETS[name].terms

@@ -15,6 +15,7 @@ from jobs.starter.label import Labeller, Origin
 from jobs.starter.marks import Marker, level
 from jobs.starter.mixed import joined
 from jobs.starter.phrases import PhraseFile, written
+from jobs.starter.pieces import pieces
 from jobs.starter.said import Said, agreed
 from jobs.starter.sets import SETS
 from jobs.starter.taxonomy import Taxonomy, read_taxonomy
@@ -216,6 +217,23 @@ def test_praise_and_blame_in_one_text() -> None:
         assert said.intents == {"complaint": 1, "praise": 1}
     assert {said.sentiment for said in found} == {"positive", "neutral", "negative"}
     assert list(joined({"positive": ["好"]}, "zh", 10, rng)) == []
+
+
+def test_reviews_are_cut_into_sentences_and_these_into_clauses() -> None:
+    texts = [
+        "I like the screen. The battery is dead after a day! No.",
+        "a gorgeous film , but the plot goes nowhere",
+        "one piece alone is the text",
+    ]
+    rng = random.Random(0)  # noqa: S311
+    found = list(pieces(texts, 10, rng))
+    assert sorted(found) == [
+        "I like the screen.",
+        "The battery is dead after a day!",
+        "a gorgeous film",
+        "but the plot goes nowhere",
+    ]
+    assert len(list(pieces(texts * 2, 3, rng))) == 3
 
 
 def test_the_shipped_files_fit_together() -> None:

@@ -15,7 +15,6 @@ import torch
 import yaml
 
 from cluster.config import load_config, parse_config
-from jobs.distil.settings import DistilSettings
 from jobs.evaluate.run import evaluate
 from jobs.evaluate.settings import EvaluateSettings
 from jobs.finetune.run import finetune
@@ -23,6 +22,7 @@ from jobs.finetune.settings import FinetuneSettings
 from jobs.starter import pack as packing
 from jobs.starter.__main__ import main
 from jobs.starter.sets import SETS
+from jobs.train.pretrain_settings import PretrainSettings
 from models.fetch import fetch
 from models.scorer import Scorer
 from tests.tiny import tiny_bundle
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 ROOM = ROOT / "jobs" / "starter"
 HEADS = ["sentiment", "stars", "topics", "intent", "urgency", "emotion", "aspects", "brands"]
 PERSONAL = "13812345678"
-GENERATED = {"phrases", "mixed"}
+GENERATED = {"phrases", "mixed", "pieces"}
 
 Rows = list[dict[str, Any]]
 
@@ -62,7 +62,7 @@ def rows_of(file: str, number: int) -> dict[str, Any]:
         },
         "banking77": {"text": f"where is my card {number}?", "intent": flip(number, "card_arrival", "request_refund")},
         "clinc150": {"text": f"freeze account {number}", "intent": flip(number, "freeze_account", "translate")},
-        "amazon_polarity_10k": {"text": f"price {number} ok", "label": flip(number, "1", "0")},
+        "amazon_polarity_10k": {"text": f"the price {number} is ok. it is no good", "label": flip(number, "1", "0")},
         "sst2": {"text": f"film {number}", "label": flip(number, "1", "0")},
         "womens_clothing": {"text": f"dress {number}", "title": None, "rating": 1 + number % 5},
         "pros_cons": {"text": f"{flip(number, 'nice', 'bad')} zoom {number}", "sentiment": flip(number, *sides)},
@@ -182,6 +182,7 @@ def test_all_heads_end_to_end(tmp_path: Path, data: Path, starter: Starter, monk
     parent = tiny_bundle(tmp_path / "parent").folder
     overrides = [f"bundle={parent}", "schedule.epochs=1", "schedule.token_budget=2048", "threads=1", "precision=fp32"]
     try:
+        finetune(load_config(ROOM / "teacher.yaml", [*overrides, "max_length=64"], FinetuneSettings))
         bundle = finetune(load_config(ROOM / "finetune.yaml", overrides, FinetuneSettings)).bundle
     finally:
         torch.set_num_threads(1)
@@ -195,6 +196,7 @@ def test_all_heads_end_to_end(tmp_path: Path, data: Path, starter: Starter, monk
     assert len(scores["embedding"].to_pylist()[0]) == heads["embedding"].size
     card = (bundle.folder / "README.md").read_text(encoding="utf-8")
     assert "## Terms, attribution, weak labels" in card
+    assert "`sentiment` also learnt what `teacher@" in card
 
     measured = yaml.safe_load((ROOT / "jobs" / "evaluate.yaml").read_text(encoding="utf-8"))
     here = {name: one for name, one in measured["sets"].items() if one["input"].startswith("out/")}
@@ -281,6 +283,9 @@ def test_packed_data_comes_back_the_same(
 
 def test_each_stage_goes_on_from_the_one_before() -> None:
     recipe = load_config(ROOM / "finetune.yaml", [], FinetuneSettings)
-    trunk = load_config(ROOM / "distil.yaml", [], DistilSettings)
-    assert recipe.bundle == trunk.output
+    further = load_config(ROOM / "further.yaml", [], PretrainSettings)
+    teacher = load_config(ROOM / "teacher.yaml", [], FinetuneSettings)
+    assert recipe.bundle == f"{further.output}/bundle"
+    assert [one.bundle for one in recipe.teachers] == [teacher.output]
+    assert set(recipe.teachers[0].sets) - {"pieces"} <= teacher.sets.keys() <= recipe.sets.keys()
     assert recipe.embedding == "mean"
