@@ -2,9 +2,10 @@
 
 All fitted on texts kept for tuning, which neither trained a weight nor are in the figures. The temperature is that of
 least loss (Guo et al. 2017), each set counting the same: a user's texts are like those of one set, not like the
-mixture, in which a large easy set would hide that answers on another sound too sure. The threshold is that of best
-macro-F1. Abstaining is a suggestion in the card: the least probability at which the answers given are wrong half as
-often as all answers are.
+mixture, in which a large easy set would hide that answers on another sound too sure. A label that none of a set's
+texts has isn't in question there: reviews that leave neutral out, or complaints alone, can't tell how sure an answer
+among all labels may sound. The threshold is that of best macro-F1. Abstaining is a suggestion in the card: the least
+probability at which the answers given are wrong half as often as all answers are.
 """
 
 from __future__ import annotations
@@ -63,9 +64,13 @@ def _calibrate(spec: HeadSpec, outputs: Outputs, exam: Exam) -> Calibrated:
     if spec.kind == "token":
         tags = token_tags(list(own.truth), spec.labels, exam.tokens)
         known = (tags != IGNORED) & np.repeat(own.known, exam.tokens.lengths)
-        weights = np.repeat(weights, exam.tokens.lengths)[known]
-        return _with_temperature(plain, outputs[known], tags[known], weights, num_texts)
-    return _with_temperature(plain, outputs[own.known], own.truth[own.known], weights[own.known], num_texts)
+        logits_nc, codes, weights = outputs[known], tags[known], np.repeat(weights, exam.tokens.lengths)[known]
+        asked_nc = logits_nc
+    else:
+        logits_nc, codes, weights = outputs[own.known], own.truth[own.known], weights[own.known]
+        asked_nc = in_question(logits_nc, codes, exam.corpus.sets[own.known])
+    temperature = likeliest_temperature(lambda t: _loss(asked_nc, codes, weights, t))
+    return _with_temperature(plain, temperature, logits_nc, codes, num_texts)
 
 
 def set_weights(sets: NDArray[np.integer], known: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -74,10 +79,21 @@ def set_weights(sets: NDArray[np.integer], known: NDArray[np.bool_]) -> NDArray[
     return np.where(known, 1 / np.maximum(known_of_set, FEWEST)[sets], 0.0)
 
 
+def in_question(logits_nc: Outputs, codes: NDArray[np.int64], sets: NDArray[np.integer]) -> Outputs:
+    """Logits without those of labels that no text of the same set has; all, if each set is of one label alone."""
+    parts = [(sets == place, np.unique(codes[sets == place])) for place in np.unique(sets)]
+    if all(len(used) == 1 for _, used in parts):
+        return logits_nc
+    asked_nc = logits_nc.copy()
+    for own, used in parts:
+        unused = np.setdiff1d(np.arange(logits_nc.shape[1]), used)
+        asked_nc[np.ix_(own, unused)] = -np.inf
+    return asked_nc
+
+
 def _with_temperature(
-    spec: HeadSpec, logits_nc: Outputs, codes: NDArray[np.int64], weights: NDArray[np.float64], num_texts: int
+    spec: HeadSpec, temperature: float, logits_nc: Outputs, codes: NDArray[np.int64], num_texts: int
 ) -> Calibrated:
-    temperature = likeliest_temperature(lambda t: _loss(logits_nc, codes, weights, t))
     errors = [_error(logits_nc, codes, t) for t in (1.0, temperature)]
     calibrated = spec.model_copy(update={"temperature": temperature})
     abstention = None if spec.kind == "token" else suggest_abstention(probabilities(logits_nc, temperature), codes)

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from jobs.finetune import learn as learn_module
-from jobs.finetune.calibrate import calibrate, likeliest_temperature, probabilities, set_weights, suggest_abstention
+from jobs.finetune.calibrate import (
+    calibrate,
+    in_question,
+    likeliest_temperature,
+    probabilities,
+    set_weights,
+    suggest_abstention,
+)
 from jobs.finetune.canaries import exposure, plant
 from jobs.finetune.data import Labels, label_counts
 from jobs.finetune.exam import Exam
@@ -138,6 +145,37 @@ def test_a_large_set_does_not_set_the_temperature_of_a_small_one(num_easy: int) 
     exam = Exam(corpus_of(tokens, ("easy", "hard"), sets), tokens, {"label": Labels(yes, codes)})
     (found,) = calibrate([HeadSpec(name="label", kind="single", labels=("a", "b"))], [logits], exam)
     assert 1.5 < found.spec.temperature < 2.5
+
+
+@pytest.mark.parametrize("answer", [0, 1])
+def test_a_set_of_one_answer_does_not_set_the_temperature(answer: int) -> None:
+    """However sure the model is there: a set that never says otherwise can't tell how often it would be wrong."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4_000, 2)).astype(np.float32)
+    codes = (probabilities(logits)[:, 0] < rng.random(4_000)).astype(np.int64)
+    logits *= 2
+    constant = np.full((400, 2), -1, np.float32)
+    constant[:, answer] = 1
+    logits, codes = np.concatenate([logits, constant]), np.concatenate([codes, np.full(400, answer)])
+    sets = np.repeat(np.array([0, 1], np.int32), [4_000, 400])
+    ones, yes = np.ones(4_400, np.int32), np.ones(4_400, np.bool_)
+    tokens = Tokens(ones, ones, ~yes)
+    exam = Exam(corpus_of(tokens, ("both", "one"), sets), tokens, {"label": Labels(yes, codes)})
+    (found,) = calibrate([HeadSpec(name="label", kind="single", labels=("a", "b"))], [logits], exam)
+    assert found.spec.temperature == pytest.approx(2, rel=0.1)
+
+
+def test_labels_that_a_set_leaves_out_are_not_in_question() -> None:
+    logits = np.arange(12, dtype=np.float32).reshape(4, 3)
+    asked = in_question(logits, np.array([0, 2, 1, 1]), np.array([5, 5, 7, 7]))
+    assert np.isneginf(asked).tolist() == [[False, True, False]] * 2 + [[True, False, True]] * 2
+    assert (asked[np.isfinite(asked)] == logits[np.isfinite(asked)]).all()
+    assert np.isfinite(logits).all()
+
+
+def test_sets_of_one_label_each_ask_about_all() -> None:
+    logits = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert (in_question(logits, np.array([0, 0, 1, 1]), np.array([5, 5, 7, 7])) == logits).all()
 
 
 def test_abstaining_halves_the_errors() -> None:
