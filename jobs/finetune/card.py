@@ -18,7 +18,6 @@ from cluster.store_errors import masked
 from jobs.evaluate.markdown import plain
 from jobs.evaluate.results import Evaluation
 from jobs.evaluate.wording import METRICS, gain, interval, verdict
-from jobs.finetune.average import Mean
 from jobs.finetune.calibrate import Calibrated
 from jobs.finetune.canaries import UNREMEMBERED, Exposure
 from jobs.finetune.data import Data, label_counts
@@ -179,9 +178,6 @@ def _training(report: Report) -> Iterator[str]:
     if learnt.method == "fewshot":
         yield "Few examples a label: the parent's trunk as it is, logistic regression on its mean-pooled vectors."
         return
-    if learnt.mean is not None:
-        yield from _mean(learnt.mean)
-        return
     what = "trunk and heads" if report.is_moved else "heads alone, on a frozen trunk"
     best = f", ended early with the best of {len(learnt.worths)}" if learnt.is_early else ", the last weights kept"
     yield (
@@ -200,15 +196,6 @@ def _training(report: Report) -> Iterator[str]:
     yield ""
     share = 100 * learnt.matmul_share
     yield f"{learnt.tokens_per_s:,.0f} tokens/s, {share:.0f} % of this machine's matrix-product limit."
-
-
-def _mean(mean: Mean) -> Iterator[str]:
-    yield "Nothing: the mean of the weights of bundles that were trained before, the best first (greedy soup)."
-    yield ""
-    for one in mean.members:
-        taken = "" if one.is_taken else "; left out, the mean was worse with it"
-        yield f"- `{one.bundle}`: {100 * one.worth:.2f} on the texts kept for tuning{taken}"
-    yield f"- the mean: {100 * mean.worth:.2f}"
 
 
 def _privacy(report: Report) -> Iterator[str]:

@@ -1,9 +1,9 @@
-"""From labelled texts to a trained tuner: all weights, with few examples the head alone, or a mean of others'."""
+"""From labelled texts to a trained tuner: all weights step by step, or with few examples perhaps the head alone."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from jobs.finetune.average import Mean, average
 from jobs.finetune.calibrate import Calibrated, calibrate
 from jobs.finetune.data import Data, label_counts
 from jobs.finetune.device import choose_device
@@ -60,7 +59,6 @@ class Learnt:
     tokens_per_s: float
     matmul_share: float
     num_truncated: int
-    mean: Mean | None = None
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,6 @@ def learn_from_few(tuner: Tuner, material: Material, settings: FinetuneSettings)
     heads = calibrate([spec], [few.logits_nc], exam)
     cut = int(material.tokens.truncated.sum())
     return Learnt("fewshot", heads, [], [], False, 0, np.nan, np.nan, cut)
-
-
-def learn_by_average(members: Sequence[Bundle], material: Material, settings: FinetuneSettings) -> tuple[Tuner, Learnt]:
-    """Train nothing: the mean of bundles' weights, calibrated on the texts kept for tuning."""
-    tuner, mean = average(members, material.data.heads, material.exam, settings.device)
-    heads = calibrate(tuner.specs, material.exam.outputs(tuner), material.exam)
-    cut = int(material.tokens.truncated.sum())
-    return tuner, Learnt("average", heads, [], [mean.worth], False, 0, np.nan, np.nan, cut, mean)
 
 
 def learn(tuner: Tuner, material: Material, settings: FinetuneSettings, parent: Bundle, work: Path) -> Learnt:

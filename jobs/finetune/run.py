@@ -22,12 +22,11 @@ from jobs.evaluate.answers import BundleSystem
 from jobs.evaluate.kinds import agreement
 from jobs.evaluate.results import Evaluation
 from jobs.evaluate.write import write_results
-from jobs.finetune.average import fetch_members
 from jobs.finetune.canaries import exposure, plant
 from jobs.finetune.card import Report, write_card
 from jobs.finetune.data import Data, read_data
 from jobs.finetune.judge import is_worse, judge
-from jobs.finetune.learn import Learnt, Material, learn, learn_by_average, learn_from_few, may_be_few, prepare
+from jobs.finetune.learn import Learnt, Material, learn, learn_from_few, may_be_few, prepare
 from jobs.finetune.membership import membership
 from jobs.finetune.settings import FinetuneError, FinetuneSettings
 from jobs.finetune.split import DEV
@@ -65,18 +64,12 @@ def finetune(settings: FinetuneSettings) -> Finished:
     max_length = _max_length(settings, parent)
     old = _old(output, parent, settings)
     terms = Path(settings.terms).read_text(encoding="utf-8") if settings.terms else ""
-    members = fetch_members(settings, parent)
-    teachers = [] if members else fetch_teachers(settings)  # they taught the members
-    data = read_data(settings, parent)
+    data, teachers = read_data(settings, parent), fetch_teachers(settings)
     check_teachers(teachers, data)
-    work = _work_folder(output, settings, [parent, *(one.bundle for one in teachers), *members], data)
+    work = _work_folder(output, settings, [parent, *(one.bundle for one in teachers)], data)
     tokeniser = Tokeniser(parent.folder / TOKENIZER_FILE, max_length)
     planted = plant(data, settings.canaries, settings.seed) if settings.canaries else data
-    material = _material(planted, tokeniser, teachers, settings)
-    if members:
-        tuner, learnt = learn_by_average(members, material, settings)
-    else:
-        tuner, learnt = _learn(material, parent, settings, work)
+    tuner, learnt = _learn(_material(planted, tokeniser, teachers, settings), parent, settings, work)
     bundle = _save(tuner, learnt, parent, settings, work / "bundle")
     tuner = tuner.half().float()
     evaluation = judge(data, bundle, old, work, settings)

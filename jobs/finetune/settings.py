@@ -79,7 +79,6 @@ class FinetuneSettings(Settings):
     repeat: dict[str, float] = Field(default={}, description="by set: how often an epoch reads it")
     heads: dict[str, HeadSettings] = Field(default={})
     teachers: list[TeacherSettings] = Field(default=[], description="where two speak of a text, the later one does")
-    average: list[str] = Field(default=[], description="train nothing: the mean of these bundles' weights")
     corrections: str | None = Field(default=None, min_length=1, description="columns as the first set's")
     corrections_weight: float = Field(default=5.0, gt=0)
     keep_heads: bool = False
@@ -117,14 +116,6 @@ class FinetuneSettings(Settings):
         taught = {name for teacher in self.teachers for name in teacher.sets}
         if unlabelled := [name for name, one in self.sets.items() if not one.labels and name not in taught]:
             raise ValueError(f"sets without labels and without a teacher can't teach anything: {unlabelled}")
-        if self.teachers and self.method == "fewshot":
-            raise ValueError("method fewshot learns from labels alone; with teachers use method=finetune")
-        if len(self.average) == 1:
-            raise ValueError(f"average wants two bundles or more, got {self.average}")
-        if self.average and (self.adapter is not None or self.method == "fewshot" or self.canaries):
-            raise ValueError("average trains nothing: leave out adapter, canaries and method fewshot")
-        if self.adapter is not None and (self.schedule.freeze_trunk or self.method == "fewshot"):
-            raise ValueError("adapter moves the trunk's answers; freeze_trunk and method fewshot keep them: choose one")
         if CORRECTIONS in self.sets:
             raise ValueError(f"{CORRECTIONS!r} is the name of the corrections' own set: choose another")
         known = self.sets.keys() if self.sets else {self.set_name}
@@ -132,6 +123,14 @@ class FinetuneSettings(Settings):
             raise ValueError(f"repeat names {sorted(unknown)}; the sets are {sorted(known)}")
         if unknown := taught - known:
             raise ValueError(f"teachers name the sets {sorted(unknown)}; the sets are {sorted(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _ways_agree(self) -> FinetuneSettings:
+        if self.teachers and self.method == "fewshot":
+            raise ValueError("method fewshot learns from labels alone; with teachers use method=finetune")
+        if self.adapter is not None and (self.schedule.freeze_trunk or self.method == "fewshot"):
+            raise ValueError("adapter moves the trunk's answers; freeze_trunk and method fewshot keep them: choose one")
         return self
 
     @property
