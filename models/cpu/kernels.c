@@ -6,8 +6,9 @@
  * GCC and Clang vector types; only the bf16 dot product and a transpose name AVX-512. All sizes along a row are
  * multiples of 16; pointers need no alignment. A `kind` says how a row is stored; see enum.
  *
- * Quantised rows: real = scale of the row * (byte - 128), Dettmers et al. 2022 (vector-wise). A matrix product of such
- * rows comes back without its row scale and bias; whatever reads it next applies them (`scale`, `bias`; NULL for none).
+ * Quantised rows: real = scale of the row * (byte - zero), Dettmers et al. 2022 (vector-wise). `zero` is 128, after GELU,
+ * which gives nothing under -0.17, it is 32. A matrix product of such rows comes back without its row scale and bias;
+ * whatever reads it next applies them (`scale`, `bias`; NULL for none).
  */
 #include <math.h>
 #include <stddef.h>
@@ -108,12 +109,15 @@ INLINE vf gelu(vf x)
     return x * (z * p + 0.5f);
 }
 
-/* Bytes of a row from `values`, none larger than any of `top`; gives the row's scale. */
-INLINE float quantise(const float *values, vf top, int64_t n, uint8_t *out)
+/* Bytes of a row from `values`, none larger than any of `top` and, after GELU, none under -0.17; gives the row's scale. */
+INLINE float quantise(const float *values, vf top, int64_t n, int after_gelu, uint8_t *out)
 {
-    float scale = (largest(top) + 1e-12f) / 127.0f, inverse = 1.0f / scale;
+    float zero = after_gelu ? 32.0f : 128.0f;
+    float scale = (largest(top) + 1e-12f) / (255.0f - zero);
+    if (after_gelu && scale * zero < 0.17f) scale = 0.17f / zero;
+    float inverse = 1.0f / scale;
     for (int64_t i = 0; i < n; i += LANES) {
-        vf x = load(values, i, F32) * inverse + (12582912.0f + 128.0f); /* rounds, and leaves the byte in the low bits */
+        vf x = load(values, i, F32) * inverse + (12582912.0f + zero); /* rounds, and leaves the byte in the low bits */
         vb bytes = __builtin_convertvector((vu)x, vb);
         memcpy(out + i, &bytes, sizeof bytes);
     }
@@ -151,7 +155,7 @@ void add_norm(int64_t T, int64_t D, float *hidden, const void *delta, int delta_
             else if (out_kind == F32) store((float *)out + t * D, i, F32, y);
             else store((uint16_t *)out + t * D, i, BF16, y);
         }
-        if (out_kind == U8) out_scale[t] = quantise(row, top, D, (uint8_t *)out + t * D);
+        if (out_kind == U8) out_scale[t] = quantise(row, top, D, 0, (uint8_t *)out + t * D);
     }
     free(row);
 }
@@ -174,7 +178,7 @@ void activate(int64_t T, int64_t N, const void *in, int in_kind, const float *sc
             else if (out_kind == F32) store((float *)out + t * N, i, F32, x);
             else store((uint16_t *)out + t * N, i, BF16, x);
         }
-        if (out_kind == U8) out_scale[t] = quantise(row, top, N, (uint8_t *)out + t * N);
+        if (out_kind == U8) out_scale[t] = quantise(row, top, N, with_gelu, (uint8_t *)out + t * N);
     }
     free(row);
 }

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from models.cpu.rows import Rows
+from models.cpu.rows import ZERO, ZERO_AFTER_GELU, Rows
 from models.precision import Precision
 
 _ROWS_HINT = 1024  # the row count for which oneDNN lays the weights out; any other works
@@ -39,9 +39,9 @@ class FloatLinear:
 class Int8Linear:
     """Bytes in, bf16 out, summed in int32 (oneDNN: VNNI or AMX)."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, zero: int) -> None:
         num_out, num_in = weight.shape
-        self._bias = bias
+        self._bias, self._zero = bias, zero
         self._scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
         steps = (weight / self._scale[:, None]).round().to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(steps, [_ROWS_HINT, num_in])
@@ -50,15 +50,15 @@ class Int8Linear:
     def __call__(self, rows: Rows) -> Rows:
         """T x K to T x N."""
         product = torch.ops.onednn.qlinear_pointwise(
-            *(rows.values, 1.0, 128, self._weight, self._scale, self._zero_points),
+            *(rows.values, 1.0, self._zero, self._weight, self._scale, self._zero_points),
             *(None, 1.0, 0, torch.bfloat16, "none", [], ""),
         )
         return Rows(product, rows.scale, self._bias)
 
 
-def prepare(precision: Precision, weight: torch.Tensor, bias: torch.Tensor) -> Linear:
-    """Lay out a layer of fp32 weights, N x K and N."""
+def prepare(precision: Precision, weight: torch.Tensor, bias: torch.Tensor, *, after_gelu: bool = False) -> Linear:
+    """Lay out a layer of fp32 weights, N x K and N, for rows that come from GELU or not."""
     weight, bias = weight.detach(), bias.detach()
     if precision == "int8":
-        return Int8Linear(weight, bias)
+        return Int8Linear(weight, bias, ZERO_AFTER_GELU if after_gelu else ZERO)
     return FloatLinear(weight, bias, torch.bfloat16 if precision == "bf16" else torch.float32)

@@ -16,6 +16,7 @@ from torch import nn
 from models.cpu.build import load_library
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}  # as the enum in kernels.c
+ZERO, ZERO_AFTER_GELU = 128, 32  # the byte that stands for 0, as in kernels.c
 _SIZE, _PLACE, _FLAG, _REAL = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "embed": [_SIZE, _SIZE, *[_PLACE] * 6],
@@ -32,7 +33,8 @@ _SIGNATURES = {
 class Rows:
     """T x N `values` in fp32, bf16 or bytes.
 
-    `scale` (T): real values are `scale * (bytes - 128)`, or `scale * values` of a product whose factor was such bytes.
+    `scale` (T): real values are `scale * (bytes - zero)`, or `scale * values` of a product whose factor was such bytes.
+    `zero` is `ZERO`, of rows that come from GELU `ZERO_AFTER_GELU`: nothing there is under -0.17.
     `bias` (N) is still to be added. Both None: the values are real.
     """
 

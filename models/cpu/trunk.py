@@ -17,6 +17,7 @@ from torch.nn import functional
 from models.architecture import Architecture
 from models.cpu.linear import prepare
 from models.cpu.rows import Rows, Steps
+from models.cpu.splitting import split_outliers
 from models.precision import Precision
 from models.trunk import Layer, Trunk
 
@@ -41,8 +42,11 @@ class FusedLayer:
         self._query = prepare(precision, qkv.weight[:size], qkv.bias[:size])
         self._key_value = prepare(precision, qkv.weight[size:], qkv.bias[size:])
         self._output = prepare(precision, layer.attention.output.weight, layer.attention.output.bias)
-        self._up = prepare(precision, layer.up.weight, layer.up.bias)
-        self._down = prepare(precision, layer.down.weight, layer.down.bias)
+        up, up_bias, down = (own.detach() for own in (layer.up.weight, layer.up.bias, layer.down.weight))
+        if precision == "int8":
+            up, up_bias, down = split_outliers(up, up_bias, down)
+        self._up = prepare(precision, up, up_bias)
+        self._down = prepare(precision, down, layer.down.bias, after_gelu=True)
 
     def attend(self, rows: Rows, asking: Rows, starts: NDArray[np.int64]) -> Rows:
         """What attention adds to the rows `asking`: all `rows` (T x D), or the first of each text (B x D)."""

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from models.architecture import Architecture, Family
 from models.cpu import build
-from models.cpu.rows import Rows, Steps, load_steps
+from models.cpu.rows import ZERO_AFTER_GELU, Rows, Steps, load_steps
+from models.cpu.splitting import NUM_MORE, num_copies, split_outliers
 from models.cpu.trunk import FusedTrunk, fits
 from models.packing import pack
 from models.precision import Precision
@@ -86,6 +87,29 @@ def test_a_quantised_row_is_within_half_a_step(steps: Steps) -> None:
     torch.testing.assert_close(rows.scale, values.abs().amax(1) / 127)
     assert ((restored - values).abs() <= rows.scale[:, None] * 0.501).all()
     assert (restored[3] == 0).all(), "a row of zeros stays one"
+
+
+def test_a_quantised_row_of_gelu_wastes_little_on_what_it_never_gives(steps: Steps) -> None:
+    values = random(5, 48) * torch.tensor([[1e-3], [1.0], [30.0], [0.0], [1e4]])
+    expected = functional.gelu(values)
+    rows = steps.activate(Rows(values), torch.uint8, gelu=True)
+    assert rows.scale is not None
+    restored = (rows.values.float() - ZERO_AFTER_GELU) * rows.scale[:, None]
+    torch.testing.assert_close(rows.scale, (expected.amax(1) / 223).clamp_min(0.17 / 32))
+    assert ((restored - expected).abs() <= rows.scale[:, None] * 0.501 + 6e-5).all()
+
+
+def test_split_neurons_compute_the_same_with_finer_steps() -> None:
+    up, bias, down = random(64, 32), random(64, seed=1), random(32, 64, seed=2)
+    down[:, 7] *= 100
+    more = split_outliers(up, bias, down)
+    hidden = random(5, 32, seed=3)
+    expected = functional.gelu(hidden @ up.T + bias) @ down.T
+    found = functional.gelu(hidden @ more[0].T + more[1]) @ more[2].T
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    assert more[0].shape == (64 + NUM_MORE, 32)
+    assert num_copies(down)[7] > NUM_MORE * 0.9
+    assert more[2].abs().amax(1).max() < down.abs().amax(1).max() / 20
 
 
 def test_gelu_is_the_exact_one_everywhere(steps: Steps) -> None:
