@@ -186,6 +186,9 @@ def _training(report: Report) -> Iterator[str]:
         f"{schedule.matrix_learning_rate} and AdamW at {schedule.learning_rate}, a layer below at "
         f"{schedule.layer_decay} of the one above; seed {report.settings.seed}."
     )
+    if share := report.settings.parent_share:
+        yield ""
+        yield f"Then {share:.0%} of the parent's weights were put back (WiSE-FT, Wortsman et al. 2021)."
     for teacher in report.teachers:
         sets = ", ".join(map(plain, teacher.settings.sets))
         yield ""

@@ -150,11 +150,14 @@ def learn(tuner: Tuner, material: Material, settings: FinetuneSettings, parent: 
     precision = choose_precision(settings.precision, on_gpu=tuner.device.type == "cuda")
     loss_of = _Loss(material, rows, corpus, _noise(schedule.mask_rate, parent), DTYPES[precision])
     watch = EarlyStop(tuner, material.exam, schedule, epochs, len(steps))
+    began = {name: own.clone() for name, own in tuner.state_dict().items()} if settings.parent_share else {}
     optimizer = tuner.optimizer(schedule.learning_rate, schedule.matrix_learning_rate, schedule.layer_decay)
     clock = Clock(settings.log_every_s, settings.checkpoint_every_s)
     course = Course(steps, loss_of, schedule, settings.seed)
     run_steps(tuner, course, Running(tuner, optimizer, watch), work / "train.pt", clock)
     watch.settle()
+    if settings.parent_share:
+        mix(tuner, began, settings.parent_share)
     matmul_share = _matmul_share(tuner, corpus, watch.tokens_per_s, precision)
     tuner.cpu()
     return Learnt(
@@ -168,6 +171,15 @@ def learn(tuner: Tuner, material: Material, settings: FinetuneSettings, parent: 
         matmul_share=matmul_share,
         num_truncated=int(material.tokens.truncated.sum()),
     )
+
+
+def mix(tuner: Tuner, began: Mapping[str, torch.Tensor], share: float) -> None:
+    """Put a share of the weights that it began with into what it learnt (WiSE-FT, Wortsman et al. 2021, equation 1).
+
+    What is in between forgets less of texts unlike those trained on, and mostly knows these as well.
+    """
+    learnt = tuner.state_dict()
+    tuner.load_state_dict({name: own.lerp(began[name], share) for name, own in learnt.items()})
 
 
 def step_tokens(lengths: NDArray[np.int32]) -> int:

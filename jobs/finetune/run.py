@@ -66,6 +66,7 @@ def finetune(settings: FinetuneSettings) -> Finished:
     terms = Path(settings.terms).read_text(encoding="utf-8") if settings.terms else ""
     data, teachers = read_data(settings, parent), fetch_teachers(settings)
     check_teachers(teachers, data)
+    _check_parent_share(settings, data, parent)
     work = _work_folder(output, settings, [parent, *(one.bundle for one in teachers)], data)
     tokeniser = Tokeniser(parent.folder / TOKENIZER_FILE, max_length)
     planted = plant(data, settings.canaries, settings.seed) if settings.canaries else data
@@ -111,6 +112,11 @@ def _max_length(settings: FinetuneSettings, parent: Bundle) -> int:
     if settings.max_length is not None and settings.max_length > most:
         raise FinetuneError(f"max_length {settings.max_length} is over the {most} positions that {parent} has")
     return settings.max_length or parent.spec.max_length
+
+
+def _check_parent_share(settings: FinetuneSettings, data: Data, parent: Bundle) -> None:
+    if settings.parent_share and (new := [head.spec.name for head in data.heads if not head.is_known]):
+        raise FinetuneError(f"parent_share: {parent} has no heads {new} to keep a share of; leave it at 0")
 
 
 def _work_folder(output: Path, settings: FinetuneSettings, bundles: Sequence[Bundle], data: Data) -> Path:

@@ -82,6 +82,7 @@ class FinetuneSettings(Settings):
     corrections: str | None = Field(default=None, min_length=1, description="columns as the first set's")
     corrections_weight: float = Field(default=5.0, gt=0)
     keep_heads: bool = False
+    parent_share: float = Field(default=0.0, ge=0, lt=1, description="of the parent's weights, kept in the new ones")
     embedding: Pooling | None = Field(default=None, description="also ship this vector of the text, of length 1")
     terms: str | None = Field(default=None, min_length=1, description="Markdown file on data and terms, for the card")
     method: Literal["auto", "finetune", "fewshot"] = "auto"
@@ -131,6 +132,8 @@ class FinetuneSettings(Settings):
             raise ValueError("method fewshot learns from labels alone; with teachers use method=finetune")
         if self.adapter is not None and (self.schedule.freeze_trunk or self.method == "fewshot"):
             raise ValueError("adapter moves the trunk's answers; freeze_trunk and method fewshot keep them: choose one")
+        if self.parent_share and (self.adapter is not None or self.method == "fewshot"):
+            raise ValueError("parent_share mixes weights: leave out adapter and method fewshot")
         return self
 
     @property

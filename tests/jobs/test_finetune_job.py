@@ -187,6 +187,8 @@ def test_a_frozen_trunk_leaves_kept_heads_as_they_were(tmp_path: Path, run: Run,
         ([[("a", "x"), ("b", "y")], "lable=x"], "unknown key lable: did you mean label?"),
         ([[("a|b", "x|y"), ("b", "y")], "method=fewshot"], "method fewshot learns one new head"),
         ([[("a", "x"), ("b", "y")], "max_length=65"], "max_length 65 is over the 64 positions that tiny@"),
+        ([[("a", "x"), ("b", "y")], "parent_share=0.1"], "has no heads ['label'] to keep a share of"),
+        ([[("a", "x"), ("b", "y")], "parent_share=0.1", "adapter={rank: 2}"], "parent_share mixes weights: leave out"),
     ],
 )
 def test_what_cannot_be_learnt_says_so(

@@ -57,6 +57,11 @@ def test_balanced_weights_favour_rare_labels(tmp_path: Path, parent: Bundle) -> 
     assert rare > 2 * common
 
 
+def sentiments(num: int) -> list[dict[str, Any]]:
+    """Reviews under the labels of a head that the parent has."""
+    return [{**row, "label": {"b": "negative", "g": "positive"}[row["label"]]} for row in reviews(num)]
+
+
 # --- training and resuming
 
 
@@ -71,10 +76,12 @@ def trained(
     *,
     killed_at: int | None = None,
     poisoned_at: int | None = None,
+    parent_share: float = 0.0,
     **changes: Any,
 ) -> tuple[Tuner, Learnt]:
     schedule = {"epochs": 3, "token_budget": 128, "dropout": 0.1, "mask_rate": 0.2, "patience": 3, **changes}
-    settings = settings_of(path / "mine.jsonl", schedule=schedule, checkpoint_every_s=1e-9, log_every_s=1e9)
+    how = {"schedule": schedule, "parent_share": parent_share, "checkpoint_every_s": 1e-9, "log_every_s": 1e9}
+    settings = settings_of(path / "mine.jsonl", **how)
     torch.manual_seed(0)
     tuner = build_tuner(parent, data.heads, 0.1, is_frozen=False)
     material = prepare(data, parent.tokeniser.encode(data.texts), {})
@@ -176,9 +183,31 @@ def test_a_frozen_trunk_has_nothing_to_learn(tmp_path: Path, parent: Bundle) -> 
 
 
 def test_a_head_of_the_parent_goes_on_from_its_answers(tmp_path: Path, parent: Bundle) -> None:
-    rows = [{**row, "label": {"b": "negative", "g": "positive"}[row["label"]]} for row in reviews(30)]
-    data = data_of(tmp_path, rows, parent, head="sentiment")
+    data = data_of(tmp_path, sentiments(30), parent, head="sentiment")
     assert data.heads[0].is_known
     tuner = build_tuner(parent, data.heads, 0.0, is_frozen=False)
     expected = parent.tensors()["heads.sentiment.weight"] / 1.5
     assert torch.equal(tuner.heads["sentiment"].weight, expected)
+
+
+def test_a_share_of_the_parents_weights_is_put_back(tmp_path: Path, parent: Bundle) -> None:
+    data = data_of(tmp_path, sentiments(60), parent, head="sentiment")
+    for name in ("learnt", "mixed"):
+        (tmp_path / name).mkdir()
+    began = build_tuner(parent, data.heads, 0.0, is_frozen=False).state_dict()
+    learnt = trained(tmp_path / "learnt", data, parent)[0].state_dict()
+    mixed = trained(tmp_path / "mixed", data, parent, parent_share=0.25)[0].state_dict()
+    assert any(not torch.equal(learnt[name], began[name]) for name in began)
+    for name, own in mixed.items():
+        torch.testing.assert_close(own, 0.75 * learnt[name] + 0.25 * began[name])
+
+
+def test_a_killed_training_keeps_the_share_of_what_it_began_with(tmp_path: Path, parent: Bundle) -> None:
+    data = data_of(tmp_path, sentiments(60), parent, head="sentiment")
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = trained(tmp_path / "whole", data, parent, parent_share=0.25)[0].state_dict()
+    with pytest.raises(KilledError):
+        trained(tmp_path / "killed", data, parent, parent_share=0.25, killed_at=5)
+    again = trained(tmp_path / "killed", data, parent, parent_share=0.25)[0].state_dict()
+    assert all(torch.equal(own, again[name]) for name, own in whole.items())
