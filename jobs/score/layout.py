@@ -24,7 +24,7 @@ from pathlib import PurePosixPath
 from cluster.stores import Store, open_store
 from jobs.reading.spans import Span
 
-SCHEMA_VERSION = 2  # raise it when the same text and bundle would give other columns or values
+SCHEMA_VERSION = 3  # raise it when the same text and bundle would give other columns or values
 MANIFEST = "manifest.json"
 LAST_PART = "z"
 _UNIT_NAME = re.compile(r"^[0-9a-f]{16}-([0-9a-f]{16})-(\d{6})(z?)$")
