@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from models.architecture import Architecture
 from models.bundle import Bundle, BundleError
 from models.cpu.forward import CpuForward
+from models.cpu.linear import multiplies
 from models.cpu.rows import Steps, load_steps
 from models.cpu.trunk import STORED, fits
 from models.fp8 import has_fp8, use_fp8
@@ -60,6 +61,8 @@ def build_forward(bundle: Bundle, precision: Precision, device: torch.device) ->
         trunk, readout = _load(bundle, arch, device)
         steps = _cpu_steps(bundle, arch) if device.type == "cpu" and precision in STORED else None
         if steps is not None:
+            if precision == "int8" and not multiplies("int8"):
+                log.warning("this processor has no VNNI: int8 is computed in fp32, and is no faster than it")
             return CpuForward(trunk, readout, steps, precision)
         if precision == "fp8" and has_fp8(device):
             return PackedForward(use_fp8(trunk.to(device, torch.bfloat16)), readout)

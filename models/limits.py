@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from models.architecture import Architecture, ForeignArchitecture
+from models.cpu.linear import multiplies
 from models.forward import DTYPES
 from models.precision import Precision
 
@@ -30,6 +31,8 @@ def matmul_flops_per_s(
     if isinstance(arch, ForeignArchitecture):
         return None
     dtype = torch.int8 if precision == "int8" else DTYPES.get(precision, torch.bfloat16)
+    if device == "cpu" and not multiplies(precision):
+        dtype = torch.float32  # in which such a machine computes it
     left = torch.randn(_ROWS, arch.hidden_size, device=device).to(dtype)
     right = torch.randn(arch.intermediate_size, arch.hidden_size, device=device).to(dtype)
     best_s = min(_seconds(product, left) for product in _products(right) for _ in range(_REPEATS))

@@ -3,8 +3,9 @@
  *
  * Every function runs on the calling thread alone: batches, not rows, are spread over cores, so nothing waits at a
  * barrier and a text's numbers don't depend on how many cores there are. Compiled on the machine it runs on (build.py).
- * GCC and Clang vector types; only the bf16 dot product and a transpose name AVX-512. All sizes along a row are
- * multiples of 16; pointers need no alignment. A `kind` says how a row is stored; see enum.
+ * GCC and Clang vector types as wide as the machine's registers (a wider one is split over memory: attention took seven
+ * times as long); few steps name instructions. All sizes along a row are multiples of 16; pointers need no alignment.
+ * A `kind` says how a row is stored; see enum.
  *
  * Quantised rows: real = scale of the row * (byte - zero), Dettmers et al. 2022 (vector-wise). `zero` is 128, after GELU,
  * which gives nothing under -0.17, it is 32. A matrix product of such rows comes back without its row scale and bias;
@@ -15,7 +16,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
@@ -26,13 +27,20 @@
 
 enum { F32 = 0, BF16 = 1, U8 = 2 };
 
-typedef float vf __attribute__((vector_size(64)));
-typedef int32_t vi __attribute__((vector_size(64)));
-typedef uint32_t vu __attribute__((vector_size(64)));
-typedef uint16_t vh __attribute__((vector_size(32)));
-typedef uint8_t vb __attribute__((vector_size(16)));
-#define INLINE static inline __attribute__((always_inline))
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+typedef uint8_t vb __attribute__((vector_size(LANES)));
+#define INLINE static inline __attribute__((always_inline))
 
 INLINE vf splat(float x) { return x - (vf){0}; }
 INLINE vf pick(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
@@ -41,6 +49,21 @@ INLINE vf maximum(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); 
 INLINE vf minimum(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE float sum(vf a) { return _mm512_reduce_add_ps((__m512)a); }
 INLINE float largest(vf a) { return _mm512_reduce_max_ps((__m512)a); }
+#elif defined(__AVX__)
+INLINE vf maximum(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf minimum(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE float sum(vf a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128((__m256)a), _mm256_extractf128_ps((__m256)a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+INLINE float largest(vf a)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128((__m256)a), _mm256_extractf128_ps((__m256)a, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
 #else
 INLINE vf maximum(vf a, vf b) { return pick(a > b, a, b); }
 INLINE vf minimum(vf a, vf b) { return pick(a < b, a, b); }
@@ -196,7 +219,11 @@ void embed(int64_t T, int64_t D, const int32_t *ids, const int32_t *positions, c
 
 /* ---- Attention. A `word` is 32 bits: one float, or a pair of bf16 multiplied and added at once. ---- */
 
-enum { ROWS = 6, COLS = 4 }; /* a tile: 6 rows x 4 vectors of 16, 24 registers of the 32 that AVX-512 has */
+#if defined(__AVX__) && !defined(__AVX512F__)
+enum { ROWS = 6, COLS = 2 }; /* a tile: 6 rows x 2 vectors, 12 of the 16 registers that AVX has */
+#else
+enum { ROWS = 6, COLS = 4 }; /* 6 rows x 4 vectors, 24 of the 32 registers that AVX-512 and Neon have */
+#endif
 
 INLINE vf mac(vf acc, uint32_t a, vu b, int paired)
 {
@@ -207,7 +234,7 @@ INLINE vf mac(vf acc, uint32_t a, vu b, int paired)
     return acc + x * (vf)b;
 }
 
-/* out (ROWS x 16*cols) = left (ROWS x words) times right (words x 16*cols); strides in words. */
+/* out (ROWS x LANES*cols) = left (ROWS x words) times right (words x LANES*cols); strides in words. */
 INLINE void tile(const uint32_t *left, int64_t left_stride, const uint32_t *right, int64_t right_stride, int64_t words,
                  float *out, int64_t out_stride, const int cols, const int paired)
 {
@@ -236,14 +263,14 @@ INLINE void product(const uint32_t *left, int64_t left_stride, const uint32_t *r
     for (; at + COLS * LANES <= width; at += COLS * LANES)
         tile(left, left_stride, right + at, width, words, out + at, width, COLS, paired);
     switch ((width - at) / LANES) {
-    case 3: tile(left, left_stride, right + at, width, words, out + at, width, 3, paired); break;
-    case 2: tile(left, left_stride, right + at, width, words, out + at, width, 2, paired); break;
+    case 3: if (COLS > 3) tile(left, left_stride, right + at, width, words, out + at, width, 3, paired); break;
+    case 2: if (COLS > 2) tile(left, left_stride, right + at, width, words, out + at, width, 2, paired); break;
     case 1: tile(left, left_stride, right + at, width, words, out + at, width, 1, paired); break;
     }
 }
 
 #if PAIRED
-/* out[w][j] = in[j][w] of a 16 x 16 block of words. */
+/* out[w][j] = in[j][w] of a LANES x LANES block of words. */
 INLINE void transpose_block(const uint32_t *in, int64_t in_stride, uint32_t *out, int64_t out_stride)
 {
     __m512i a[16], b[16];
@@ -295,7 +322,8 @@ INLINE void gather_head(const void *in, int64_t stride, int kind, const float *s
 /* Softmax of a row of `num` scores, not yet divided by its sum, as words; gives 1 / sum. */
 INLINE float softmax_row(float *scores, int64_t num, int64_t padded, float factor, void *weights, const int paired)
 {
-    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vi lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
     vf top = splat(-INFINITY), total = {0};
     int64_t whole = num / LANES * LANES;
     for (int64_t j = 0; j < whole; j += LANES) top = maximum(top, load(scores, j, F32));
@@ -319,7 +347,7 @@ INLINE void attend(const struct heads *in, int64_t head, int64_t key, int64_t nu
                    char *scratch, const int paired)
 {
     int64_t dim = in->dim, at = head * dim, width = in->num * dim;
-    int64_t dims = (dim + 31) / 32 * 32, keys = (num + 15) / 16 * 16, rows = (queries + ROWS - 1) / ROWS * ROWS;
+    int64_t dims = paired ? (dim + 31) / 32 * 32 : dim, keys = (num + LANES - 1) / LANES * LANES, rows = (queries + ROWS - 1) / ROWS * ROWS;
     int64_t words = paired ? dims / 2 : dims, key_words = paired ? keys / 2 : keys;
     size_t size = in->kind == F32 ? 4 : 2;
     uint32_t *q = (uint32_t *)scratch, *k = q + rows * words, *kt = k + keys * words, *v = kt + keys * words;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from torch.nn import functional
 
 from models.architecture import Architecture, Family
 from models.cpu import build
-from models.cpu.rows import ZERO_AFTER_GELU, Rows, Steps, load_steps
+from models.cpu.linear import Int8Linear, WidenedBf16Linear, WidenedInt8Linear, multiplies
+from models.cpu.rows import ZERO, ZERO_AFTER_GELU, Rows, Steps
 from models.cpu.splitting import NUM_MORE, num_copies, split_outliers
 from models.cpu.trunk import FusedTrunk, fits
 from models.packing import pack
@@ -26,11 +28,19 @@ STARTS = np.append(0, np.cumsum(LENGTHS, dtype=np.int64))
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-6, "bf16": 8e-3, "int8": 3.5e-2}  # root mean square; states are near 1
 
 
-@pytest.fixture(scope="module")
-def steps() -> Steps:
-    found = load_steps()
-    assert found is not None, "a C compiler is needed to test the compiled steps"
-    return found
+NARROWER = ["-mno-avx512f", "-mno-avx"]  # as a processor without these would be compiled for
+
+
+@pytest.fixture(scope="module", params=["", *(pytest.param(flag, marks=pytest.mark.slow) for flag in NARROWER)])
+def steps(request: pytest.FixtureRequest) -> Steps:
+    """For this machine, and for those whose vectors are narrower."""
+    if request.param and platform.machine() != "x86_64":
+        pytest.skip("only x86 has narrower vectors to choose")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "FLAGS", tuple(filter(None, (*build.FLAGS, request.param))))
+        library = build.load_library.__wrapped__()
+    assert library is not None, "a C compiler is needed to test the compiled steps"
+    return Steps(library)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -155,6 +165,28 @@ def test_the_fused_trunk_is_the_trunk(
         alone = fused(ids[STARTS[index] : STARTS[index + 1]], LENGTHS[index : index + 1], first_only=True)
         atol = 1e-5 if precision == "fp32" else 1e-2
         torch.testing.assert_close(alone[0], first[index], atol=atol, rtol=atol)
+
+
+@pytest.mark.parametrize("after_gelu", [False, True])
+@torch.inference_mode()
+def test_a_processor_without_products_of_bytes_or_bf16_gives_the_same(steps: Steps, *, after_gelu: bool) -> None:
+    values, weight, bias = random(40, 96), random(48, 96, seed=1), random(48, seed=2)
+    kept = steps.activate(Rows(values), torch.bfloat16, gelu=after_gelu)
+    found = WidenedBf16Linear(weight, bias)(kept).values.float()
+    expected = kept.values.float() @ weight.bfloat16().float().T + bias.bfloat16().float()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=8e-3)
+
+    zero = ZERO_AFTER_GELU if after_gelu else ZERO
+    kept = steps.activate(Rows(values), torch.uint8, gelu=after_gelu)
+    assert kept.scale is not None
+    wide = WidenedInt8Linear(weight, bias, zero)(kept)
+    real = kept.scale[:, None] * (kept.values.float() - zero)
+    largest = weight.abs().amax(1, keepdim=True)
+    expected = real @ ((weight * 127 / largest).round() * largest / 127).T
+    torch.testing.assert_close(kept.scale[:, None] * wide.values.float(), expected, atol=1e-3, rtol=8e-3)
+    if multiplies("int8"):
+        native = Int8Linear(weight, bias, zero)(kept)
+        torch.testing.assert_close(wide.values, native.values, atol=1e-3, rtol=8e-3)
 
 
 def test_shapes_that_dont_fill_vectors_stay_with_pytorch() -> None:
