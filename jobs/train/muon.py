@@ -1,9 +1,10 @@
 """Muon (Jordan et al. 2024): step along the nearest orthogonal matrix of the momentum.
 
-Five Newton-Schulz steps in bf16, for all matrices of one shape at once: a batched product keeps a GPU busy where one
-small product after another doesn't. They cost as much as some 1,000 tokens' training at 4 x 256 (NOTES.md), whatever a
-step's size: large steps pay for them. A matrix that is spread over workers (FSDP) is gathered whole, and each worker
-keeps its own part of the result. Given up: sharing that work between the workers.
+Five Newton-Schulz steps for all matrices of one shape at once: a batched product keeps a GPU busy where one small
+product after another doesn't. They are in bf16 where the machine multiplies it in hardware, else in fp32, since
+PyTorch's own products of bf16 are sixty times slower (AVX2). They cost as much as some 1,000 tokens' training at
+4 x 256 (NOTES.md), whatever a step's size: large steps pay for them. A matrix that is spread over workers (FSDP) is
+gathered whole, and each worker keeps its own part of the result. Given up: sharing that work between the workers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from models.forward import DTYPES
+from models.precision import choose_precision
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, steepest at 0 (Jordan et al. 2024)
@@ -59,7 +63,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(batch_nij: torch.Tensor) -> torch.Tensor:
     """The nearest (half-)orthogonal matrix of each of N, nearly: singular values come out between 0.7 and 1.2."""
     is_tall = batch_nij.shape[1] > batch_nij.shape[2]
-    x = batch_nij.bfloat16()
+    x = batch_nij.to(DTYPES[choose_precision("auto", on_gpu=batch_nij.is_cuda)])
     x = x.mT if is_tall else x
     x = x / x.flatten(1).norm(dim=1).clamp(min=_SMALLEST_NORM)[:, None, None]
     a, b, c = COEFFICIENTS

@@ -27,6 +27,7 @@ from jobs.train.tokenizer import train_tokenizer
 from jobs.train.word_loss import word_loss
 from jobs.train.work import training_flops
 from models.architecture import Architecture
+from models.forward import DTYPES
 from models.packing import pack
 from tests.jobs import pretrain_fixtures
 from tests.jobs.pretrain_fixtures import settings
@@ -164,10 +165,14 @@ def test_muon_in_batches_is_muon(shape: tuple[int, int]) -> None:
         torch.testing.assert_close(own, other, atol=1e-3, rtol=0)
 
 
-def test_steps_are_nearly_orthogonal() -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])  # of machines with bf16 in hardware and without
+def test_steps_are_nearly_orthogonal(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.train.muon.choose_precision", lambda *_args, **_more: precision)
     torch.manual_seed(0)
     for shape in ((2, 64, 16), (2, 16, 64)):
-        scales = torch.linalg.svdvals(orthogonal(torch.randn(shape)).float())
+        found = orthogonal(torch.randn(shape))
+        assert found.dtype == DTYPES[precision]
+        scales = torch.linalg.svdvals(found.float())
         assert 0.6 < float(scales.min()) <= float(scales.max()) < 1.3
 
 
