@@ -40,17 +40,18 @@ _GPT_TOP = {"word_embeddings": "wte", "position_embeddings": "wpe", "norm": "ln_
 
 
 def write_bert(arch: Architecture, tensors: Mapping[str, torch.Tensor], tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a `MegatronBertModel`: the trunk without heads."""
+    """Write a `MegatronBertModel`, or a `BertModel` where the norms stand after the blocks: the trunk without heads."""
     with torch.device("meta"):
         trunk = Trunk(arch)
     trunk.load_state_dict(dict(tensors), assign=True)
-    config = bert_config(arch, "MegatronBertModel", pad_token_id=tokenizer.token_to_id(_SPECIAL["pad_token"]) or 0)
+    model = "MegatronBertModel" if arch.norm_first else "BertModel"
+    config = bert_config(arch, model, pad_token_id=tokenizer.token_to_id(_SPECIAL["pad_token"]) or 0)
     write_folder(folder, config, to_transformers(trunk))
     write_tokenizer(folder, tokenizer, arch.max_position_embeddings)
 
 
 def bert_config(arch: Architecture, model: str, **more: object) -> dict[str, Any]:
-    """`config.json` of a Megatron-BERT."""
+    """`config.json` of a Megatron-BERT or a BERT."""
     sizes = arch.model_dump(exclude={"family"})
     return {"architectures": [model], "model_type": arch.family, "hidden_act": "gelu", **sizes, **more}
 

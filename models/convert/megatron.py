@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,9 +13,12 @@ from models.convert.errors import ConversionError
 from models.convert.layout import METADATA_FILE, find_shards, iteration_folder
 from models.convert.merge import merge
 from models.convert.names import num_layers, trunk_name
+from models.convert.postnorm import ARGUMENT as POST_NORM
+from models.convert.postnorm import to_postnorm
 from models.convert.shard import Shard, load_shard
 from models.convert.sizes import Family, Sizes, read_sizes
 
+_BEFORE_CORE = "post_attention_layernorm"  # so named before Megatron-Core, of whose own residuals nothing is known here
 _BERT_MARKS = {"token_type_embeddings.weight", "pooler.weight"}
 _NUM_SHOWN = 8  # of dropped tensors: Transformer Engine has several in every layer
 _SAVED_COUNTS = {  # what the arguments call the number of ranks and of stages, the newest name first
@@ -39,7 +42,8 @@ class Checkpoint:
         """Lines that say what was found."""
         arch = self.sizes.arch
         return [
-            f"family {self.sizes.family}, {arch.num_hidden_layers} layers, hidden size {arch.hidden_size}, "
+            f"family {self.sizes.family}, {'pre' if arch.norm_first else 'post'}-LN, {arch.num_hidden_layers} layers, "
+            f"hidden size {arch.hidden_size}, "
             f"{arch.num_attention_heads} heads, {arch.max_position_embeddings} positions, {arch.vocab_size} word rows",
             f"{self.layout}, checkpoint_version {self.version}",
             self._dropped_line(),
@@ -76,14 +80,24 @@ def _whole(stages: Sequence[Sequence[Shard]], num_heads: int | None, layout: str
     family: Family = "bert" if _BERT_MARKS & origins.keys() else "gpt"
     seen = _seen_sizes(ranks, stages)
     sizes = read_sizes(family, first.arguments, seen, num_heads, len(ranks))
+    tensors = merge(sizes, first.version, ranks, origins)
+    if first.arguments.get(POST_NORM):
+        _check_post_norm(family, origins)
+        tensors = to_postnorm(tensors, sizes.arch.num_hidden_layers)
+        sizes = replace(sizes, arch=sizes.arch.model_copy(update={"family": "bert"}))
     return Checkpoint(
         sizes=sizes,
         version=first.version,
         layout=layout,
         tokenizer_type=first.arguments.get("tokenizer_type"),
-        tensors=merge(sizes, first.version, ranks, origins),
+        tensors=tensors,
         dropped=tuple(dropped),
     )
+
+
+def _check_post_norm(family: Family, origins: Mapping[str, str]) -> None:
+    if family != "bert" or not any(_BEFORE_CORE in name for name in origins.values()):
+        raise ConversionError(f"the checkpoint was trained with {POST_NORM}; known of a BERT from before Megatron-Core")
 
 
 def _across_stages(

@@ -19,9 +19,8 @@ LAYER_NORM_EPS = 1e-5  # Megatron-LM's default in every release; transformers' 1
 _SHAPE_345M = (1024, 24)  # hidden size and layers of NVIDIA's releases, which save no arguments
 _HEADS_345M = 16
 _PADDED_TO = 128  # Megatron-LM's default of --make-vocab-size-divisible-by
-_OTHER_NETWORKS = (  # arguments that, when set, make another network than pre-LN BERT and GPT
+_OTHER_NETWORKS = (  # arguments that, when set, make another network than BERT and pre-LN GPT
     "apply_layernorm_1p",
-    "apply_residual_connection_post_layernorm",
     "group_query_attention",
     "multi_latent_attention",
     "qk_layernorm",

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MegatronBertConfig, MegatronBertModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, MegatronBertConfig, MegatronBertModel
 
 NUM_WORDS = 101
 MAX_LENGTH = 40
@@ -17,7 +17,8 @@ def shake(model: torch.nn.Module) -> None:
     """Give every bias and norm its own numbers, so that a mix-up shows."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=float("ln" in name and "weight" in name), std=0.1)
+            is_norm = "ln" in name or "LayerNorm" in name
+            torch.nn.init.normal_(parameter, mean=float(is_norm and "weight" in name), std=0.1)
 
 
 def bert_model(num_heads: int = 4) -> MegatronBertModel:
@@ -33,6 +34,17 @@ def bert_model(num_heads: int = 4) -> MegatronBertModel:
         layer_norm_eps=1e-5,
     )
     model = MegatronBertModel(config).eval()
+    shake(model)
+    return model
+
+
+def post_norm_model() -> BertModel:
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    config = BertConfig(
+        vocab_size=NUM_WORDS, max_position_embeddings=MAX_LENGTH, initializer_range=0.3, layer_norm_eps=1e-5, **sizes
+    )
+    model = BertModel(config).eval()
     shake(model)
     return model
 

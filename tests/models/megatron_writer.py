@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GPT2LMHeadModel, MegatronBertModel
+from transformers import BertModel, GPT2LMHeadModel, MegatronBertModel
 
 MULTIPLE = 16  # make_vocab_size_divisible_by
 
@@ -40,6 +40,7 @@ class Source:
     top: dict[str, torch.Tensor]
     layers: list[dict[str, torch.Tensor]]
     num_heads: int
+    is_post_norm: bool = False
 
     @property
     def hidden(self) -> int:
@@ -78,6 +79,45 @@ def bert_source(model: MegatronBertModel) -> Source:
             for i in range(model.config.num_hidden_layers)
         ],
         num_heads=model.config.num_attention_heads,
+    )
+
+
+def post_norm_source(model: BertModel) -> Source:
+    """As `--apply-residual-connection-post-layernorm` trains it: each norm of a BERT stands before the next block."""
+    state = model.state_dict()
+    depth = model.config.num_hidden_layers
+    after_feed_forward = [f"encoder.layer.{i}.output.LayerNorm" for i in range(depth)]
+    before_attention = ["embeddings.LayerNorm", *after_feed_forward]
+    parts = {
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "out": "attention.output.dense",
+        "ln2": "attention.output.LayerNorm",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+    }
+    top = {"words": "word_embeddings", "positions": "position_embeddings", "types": "token_type_embeddings"}
+    return Source(
+        family="bert",
+        top={
+            **{ours: state[f"embeddings.{theirs}.weight"] for ours, theirs in top.items()},
+            **{f"norm.{p}": state[f"{before_attention[depth]}.{p}"] for p in ("weight", "bias")},
+            **{f"pooler.{p}": state[f"pooler.dense.{p}"] for p in ("weight", "bias")},
+        },
+        layers=[
+            {
+                **{f"ln1.{p}": state[f"{before_attention[i]}.{p}"] for p in ("weight", "bias")},
+                **{
+                    f"{o}.{p}": state[f"encoder.layer.{i}.{t}.{p}"]
+                    for o, t in parts.items()
+                    for p in ("weight", "bias")
+                },
+            }
+            for i in range(depth)
+        ],
+        num_heads=model.config.num_attention_heads,
+        is_post_norm=True,
     )
 
 
@@ -160,6 +200,7 @@ def arguments(source: Source, style: Style) -> argparse.Namespace:
         tokenizer_type="BertWordPieceLowerCase" if source.family == "bert" else "GPT2BPETokenizer",
         bias_gelu_fusion=source.family == "gpt",
         params_dtype=torch.float32,
+        apply_residual_connection_post_layernorm=source.is_post_norm,
     )
 
 

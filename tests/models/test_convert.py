@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
+    BertModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2LMHeadModel,
@@ -24,17 +25,27 @@ from transformers import (
 from models.architecture import Architecture
 from models.bundle import Bundle, load_bundle
 from models.convert.__main__ import main
+from models.convert.errors import ConversionError
 from models.convert.megatron import read_megatron
 from models.packing import pack
 from models.scorer import Scorer
 from models.weights import load_trunk
-from tests.models.convert_fixtures import MAX_LENGTH, NUM_WORDS, bert_model, gpt_model, write_bytes_vocab, write_vocab
+from tests.models.convert_fixtures import (
+    MAX_LENGTH,
+    NUM_WORDS,
+    bert_model,
+    gpt_model,
+    post_norm_model,
+    write_bytes_vocab,
+    write_vocab,
+)
 from tests.models.megatron_writer import (
     Source,
     Style,
     arguments,
     bert_source,
     gpt_source,
+    post_norm_source,
     rank_state,
     write_distributed,
     write_megatron,
@@ -77,7 +88,7 @@ def vocab(tmp_path: Path) -> Path:
 
 
 @torch.inference_mode()
-def assert_same_scores(bundle: Bundle, model: MegatronBertModel) -> None:
+def assert_same_scores(bundle: Bundle, model: MegatronBertModel | BertModel) -> None:
     """The embedding head, and the pooler that fine-tuning starts from, against transformers on the source weights."""
     tokens = bundle.tokeniser.encode(TEXTS)
     rows = [
@@ -105,6 +116,23 @@ def test_a_bert_scores_as_its_source(
     assert_same_scores(bundle, bert)
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_bert_of_the_original_residuals_scores_as_its_source(tmp_path: Path, vocab: Path, num_ranks: int) -> None:
+    model = post_norm_model()
+    folder = write_megatron(post_norm_source(model), tmp_path / "checkpoint", Style(num_ranks=num_ranks))
+    assert main(["import", str(folder), str(tmp_path / "out"), "--vocab", str(vocab), "--uncased"]) == 0
+    bundle = load_bundle(tmp_path / "out")
+    assert bundle.spec.architecture.family == "bert"
+    assert_same_scores(bundle, model)
+
+
+@pytest.mark.parametrize("style", [Style(era="core"), Style(era="core-te")], ids=style_name)
+def test_original_residuals_are_refused_where_they_arent_known(tmp_path: Path, style: Style) -> None:
+    folder = write_megatron(post_norm_source(post_norm_model()), tmp_path / "checkpoint", style)
+    with pytest.raises(ConversionError, match="apply_residual_connection_post_layernorm"):
+        read_megatron(folder)
+
+
 def test_a_fused_order_read_as_another_would_show(tmp_path: Path, source: Source) -> None:
     """The guard of the tests above: with the wrong version, the weights are others."""
     read = [
@@ -128,7 +156,7 @@ def test_what_was_found_is_said(
     assert main(["import", str(folder), str(tmp_path / "out"), "--vocab", str(vocab), "--name", "mine"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
-        "family bert, 4 layers, hidden size 32, 4 heads, 40 positions, 128 word rows",
+        "family bert, pre-LN, 4 layers, hidden size 32, 4 heads, 40 positions, 128 word rows",
         "2 tensor-parallel x 1 pipeline-parallel shards, checkpoint_version 3.0",
         "dropped 5 tensors of training: lm_head.dense.weight, lm_head.layernorm.weight, lm_head.bias, "
         "binary_head.weight, binary_head.bias",
