@@ -145,14 +145,24 @@ def _read_sets(settings: FinetuneSettings) -> list[_ReadSet]:
 
 
 def _one_set(settings: FinetuneSettings) -> dict[str, SetSettings]:
-    """`input` with the label column that is named or, if none is, found."""
+    """`input` with the label column that is named or, if none is, found: `label`, else `spans`.
+
+    Raises
+    ------
+    ColumnError : the file has neither; the message is about the first.
+    """
     if settings.label:
         return settings.one_set(settings.label)
-    try:
-        read_rows(found := settings.one_set(LABEL)[settings.set_name])
-    except ColumnError:
-        return settings.one_set(SPANS)
-    return {settings.set_name: found}
+    errors = []
+    for column in (LABEL, SPANS):
+        found = settings.one_set(column)
+        try:
+            read_rows(found[settings.set_name])
+        except ColumnError as error:
+            errors.append(error)
+        else:
+            return found
+    raise errors[0]
 
 
 def _ids(sets: Sequence[_ReadSet]) -> list[str]:

@@ -199,3 +199,11 @@ def test_what_cannot_be_learnt_says_so(
     assert run(f"input={path}", *extra) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_labels_is_asked_for_the_usual_column(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.csv").write_text("text,labels\na,x\nb,y\n", encoding="utf-8")
+    assert run(f"input={tmp_path / 'my.csv'}") == 2
+    assert "no column 'label'; did you mean 'labels'?" in capsys.readouterr().err
