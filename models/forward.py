@@ -61,8 +61,8 @@ def build_forward(bundle: Bundle, precision: Precision, device: torch.device) ->
         trunk, readout = _load(bundle, arch, device)
         steps = _cpu_steps(bundle, arch) if device.type == "cpu" and precision in STORED else None
         if steps is not None:
-            if precision == "int8" and not multiplies("int8"):
-                log.warning("this processor has no VNNI: int8 is computed in fp32, and is no faster than it")
+            if precision == "int8" and not multiplies(precision):
+                log.warning("no products of bytes (VNNI) on this processor: int8 is computed in fp32, no faster")
             return CpuForward(trunk, readout, steps, precision)
         if precision == "fp8" and has_fp8(device):
             return PackedForward(use_fp8(trunk.to(device, torch.bfloat16)), readout)

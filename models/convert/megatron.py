@@ -13,8 +13,7 @@ from models.convert.errors import ConversionError
 from models.convert.layout import METADATA_FILE, find_shards, iteration_folder
 from models.convert.merge import merge
 from models.convert.names import num_layers, trunk_name
-from models.convert.postnorm import ARGUMENT as POST_NORM
-from models.convert.postnorm import to_postnorm
+from models.convert.postnorm import POST_NORM, to_postnorm
 from models.convert.shard import Shard, load_shard
 from models.convert.sizes import Family, Sizes, read_sizes
 

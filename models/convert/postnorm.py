@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-ARGUMENT = "apply_residual_connection_post_layernorm"
+POST_NORM = "apply_residual_connection_post_layernorm"
 
 
 def to_postnorm(tensors: Mapping[str, torch.Tensor], num_layers: int) -> dict[str, torch.Tensor]:
